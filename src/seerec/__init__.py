@@ -1,0 +1,36 @@
+"""seerec: search-enhanced recommendation. Public names; each is imported when first used."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seerec.data.corpus import Corpus as Corpus
+    from seerec.data.prepare import prepare as prepare
+    from seerec.errors import SeerecError as SeerecError
+    from seerec.evaluation.evaluate import compare as compare
+    from seerec.evaluation.evaluate import evaluate as evaluate
+    from seerec.explain import explain as explain
+    from seerec.recommend import recommend as recommend
+    from seerec.training.run import Run as Run
+    from seerec.training.train import train as train
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "Corpus": "seerec.data.corpus",
+    "Run": "seerec.training.run",
+    "SeerecError": "seerec.errors",
+    "compare": "seerec.evaluation.evaluate",
+    "evaluate": "seerec.evaluation.evaluate",
+    "explain": "seerec.explain",
+    "prepare": "seerec.data.prepare",
+    "recommend": "seerec.recommend",
+    "train": "seerec.training.train",
+}
+__all__ = ["Corpus", "Run", "SeerecError", "compare", "evaluate", "explain", "prepare", "recommend", "train"]  # noqa: F822
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'seerec' has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)

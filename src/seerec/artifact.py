@@ -1,0 +1,173 @@
+"""A saved model: safetensors, JSON and Arrow tables; nothing in it can run code.
+
+``manifest.json`` names the model by registry key and holds its settings and checks; ``weights.safetensors`` its weights;
+``features.safetensors`` the sizes and features it was built for; ``items``, ``users`` and ``words`` (Parquet) map raw ids,
+titles and words to rows. An artifact recommends without the corpus it was trained on.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import seerec
+from seerec.atomic import atomic_folder
+from seerec.config import BatchSettings
+from seerec.data.corpus import FIRST_ID, Corpus
+from seerec.data.text import Tokeniser
+from seerec.errors import SeerecError
+from seerec.models.base import Recommender, Vocabulary
+from seerec.models.layers import InputLayer
+from seerec.models.registry import build, model_class
+
+FORMAT = 1
+_FEATURES = ("item_count", "item_category", "item_text", "user_category")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model with everything it needs to recommend."""
+
+    model: Recommender[Any]
+    manifest: dict[str, Any]
+    items: pa.Table  # item, item_id, title, categories
+    users: pa.Table  # user, user_id
+    words: pa.Table  # word, text
+    vocabulary: Vocabulary
+    pool: NDArray[np.bool_]  # I
+
+    @property
+    def batch(self) -> BatchSettings:
+        """Lengths the model was built for."""
+        return BatchSettings(**self.manifest["batch"])
+
+    @property
+    def tokeniser(self) -> Tokeniser:
+        """How queries become words."""
+        return Tokeniser(**self.manifest["tokeniser"])
+
+
+def vocabulary_of(corpus: Corpus, words: int) -> Vocabulary:
+    """Sizes and features of a corpus; of an item's text the first ``words`` words are kept."""
+    offset, flat = np.asarray(corpus.item_text_offset), np.asarray(corpus.item_text_word)
+    width = min(int(np.diff(offset).max(initial=0)), words)
+    at = offset[:-1, None] + np.arange(width)
+    text = np.where(at < offset[1:, None], flat[np.minimum(at, max(len(flat) - 1, 0))], 0) if len(flat) else at[:, :0]
+    return Vocabulary(
+        users=corpus.users,
+        items=corpus.items,
+        words=corpus.words,
+        item_count=torch.from_numpy(np.array(corpus.item_count, dtype=np.int64)),
+        item_category=torch.from_numpy(np.array(corpus.item_category, dtype=np.int32)),
+        item_text=torch.from_numpy(np.ascontiguousarray(text, dtype=np.int32)),
+        user_category=torch.from_numpy(np.array(corpus.user_category, dtype=np.int32)),
+    )
+
+
+def save(
+    folder: Path,
+    model: Recommender[Any],
+    vocabulary: Vocabulary,
+    corpus: Corpus,
+    batch: BatchSettings,
+    facts: dict[str, Any],
+) -> None:
+    """Write an artifact in one step. ``facts`` (metrics, training settings) join the manifest.
+
+    Raises
+    ------
+    SeerecError
+        The disk is full or the folder is not writable.
+    """
+    manifest = {
+        "kind": "seerec-artifact",
+        "format": FORMAT,
+        "seerec": seerec.__version__,
+        "model": model.key,
+        "config": model.config.model_dump(),
+        "batch": batch.model_dump(),
+        "tokeniser": corpus.manifest["tokeniser"],
+        "sizes": {"users": vocabulary.users, "items": vocabulary.items, "words": vocabulary.words},
+        "corpus_hash": corpus.content_hash,
+        **facts,
+    }
+    with atomic_folder(folder) as work:
+        save_file({n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}, work / "weights.safetensors")
+        features = {name: getattr(vocabulary, name).contiguous() for name in _FEATURES}
+        features["item_pool"] = torch.from_numpy(np.array(corpus.item_pool))
+        save_file(features, work / "features.safetensors")
+        for name in ("items", "users", "words"):
+            pq.write_table(corpus.table(name), work / f"{name}.parquet")
+        (work / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True))
+
+
+def load(folder: str | Path) -> Artifact:
+    """Load an artifact in evaluation mode.
+
+    Raises
+    ------
+    SeerecError
+        The folder is not an artifact, is damaged, or was written by a newer seerec.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    fix = "Train again, or give another artifact."
+    try:
+        features = load_file(folder / "features.safetensors")
+        weights = load_file(folder / "weights.safetensors")
+        items, users, words = (pq.read_table(folder / f"{name}.parquet") for name in ("items", "users", "words"))
+        kind = model_class(manifest["model"])
+        config = kind.Config(**manifest["config"])
+        batch = BatchSettings(**manifest["batch"])
+        vocabulary = Vocabulary(
+            users=manifest["sizes"]["users"],
+            items=manifest["sizes"]["items"],
+            words=manifest["sizes"]["words"],
+            **{name: features[name] for name in _FEATURES},
+        )
+        model = build(kind.key, config, vocabulary, batch.rec_length, batch.search_length)
+        model.restore(weights)
+    except (OSError, KeyError, TypeError, ValidationError, SafetensorError, pa.ArrowException, RuntimeError) as error:
+        raise SeerecError(f"The artifact {folder} is damaged ({_first_line(error)}).", fix) from error
+    broken = [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise SeerecError(f"The artifact {folder} has weights that are not finite ({broken[0]}).", fix)
+    model.eval()
+    return Artifact(model, manifest, items, users, words, vocabulary, features["item_pool"].numpy())
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an artifact. Raises SeerecError where there is none or it is newer than this seerec."""
+    fix = "Give a run that `seerec train` wrote, or one of its artifact folders."
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError) as error:
+        raise SeerecError(f"{folder} is not a trained model: its manifest.json cannot be read.", fix) from error
+    if not isinstance(manifest, dict) or manifest.get("kind") != "seerec-artifact":
+        raise SeerecError(f"{folder} is not a trained model.", fix)
+    if manifest.get("format", 0) > FORMAT:
+        raise SeerecError(f"{folder} has artifact format {manifest['format']}.", "Install a newer seerec.")
+    return manifest
+
+
+def set_unknown_user(model: Recommender[Any], trained_users: Tensor) -> None:
+    """Give the unknown user the mean of the trained ones, where training never showed it (``preset paper``)."""
+    inputs = getattr(model, "inputs", None)
+    if isinstance(inputs, InputLayer) and len(inputs.user.weight) > FIRST_ID:
+        with torch.no_grad():
+            inputs.user.weight[1] = inputs.user.weight[trained_users].mean(0)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -1,0 +1,95 @@
+"""Files and folders that are either the old ones or the new ones, never a mixture.
+
+Write beside the target, flush to the disk, rename, flush the parent folder. A kill at any moment leaves the old
+content; what a killed writer left behind has a name starting with ``.partial-`` and is removed by the next writer.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from seerec.errors import SeerecError
+
+_PREFIX = ".partial-"
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _named_disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SeerecError(
+            f"Cannot write {path}: {error.strerror or error}.", "Free disk space or choose a folder you may write to."
+        ) from error
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what a killed writer left in ``folder``."""
+    for left in folder.glob(f"{_PREFIX}*"):
+        shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """A new folder to fill; when the block ends well it replaces ``target``, else it vanishes.
+
+    Raises
+    ------
+    SeerecError
+        The disk is full or the place is not writable.
+    """
+    with _named_disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{target.name}-", dir=target.parent))
+    try:
+        with _named_disk_errors(target):
+            yield work
+            for path in sorted(work.rglob("*")):
+                _flush(path)
+            _flush(work)
+            work.chmod(0o755)
+            old = None
+            if target.exists():
+                old = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target.parent)) / target.name
+                target.rename(old)
+            work.rename(target)
+            _flush(target.parent)
+            if old is not None:
+                shutil.rmtree(old.parent, ignore_errors=True)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def write_bytes(target: Path, content: bytes) -> None:
+    """Replace the file ``target`` by ``content`` in one step. Raises SeerecError when the disk is full."""
+    with _named_disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=_PREFIX, dir=target.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            Path(name).rename(target)
+            _flush(target.parent)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+def write_json(target: Path, content: Any) -> None:
+    """Replace ``target`` by ``content`` as indented JSON with sorted keys (same content, same bytes)."""
+    write_bytes(target, (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())

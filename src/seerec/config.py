@@ -1,0 +1,149 @@
+"""Shared settings: every default, what it means and where it comes from.
+
+Model settings live beside their model. All settings are frozen, refuse unknown names and are stored with every result.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, unknown names are an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSettings(Settings):
+    """How event tables become a corpus (protocol: history = strictly earlier, and before the own request)."""
+
+    split: Literal["leave-one-out", "chronological"] = "leave-one-out"
+    """leave-one-out: last click of a user is test, the one before validation. chronological: by two instants."""
+    val_start: str | None = None
+    """chronological: first instant of validation, ISO date or date-time in UTC. None: by ``val_fraction``."""
+    test_start: str | None = None
+    """chronological: first instant of test. None: by ``test_fraction``."""
+    val_fraction: float = Field(0.1, gt=0, lt=1)
+    """chronological without dates: share of the clicks, latest before test, that are validation."""
+    test_fraction: float = Field(0.1, gt=0, lt=1)
+    """chronological without dates: share of the clicks, latest of all, that are test."""
+    repeats: Literal["drop", "keep"] = "drop"
+    """drop: an item already in the user's own history is no target, and history items are no negatives."""
+    min_user_clicks: int = Field(1, ge=1)
+    """Users with fewer recommendation clicks are left out."""
+    min_item_clicks: int = Field(1, ge=1)
+    """Items with fewer training clicks (recommendation or search) have no id of their own."""
+    min_word_count: int = Field(1, ge=1)
+    """Words seen fewer times in training queries and item text become the unknown word."""
+    max_words: int = Field(1_000_000, ge=1)
+    """Size limit of the vocabulary; the most frequent words stay."""
+    searches: Literal["own", "shuffled", "none"] = "own"
+    """A control: ``shuffled`` gives every user another user's searches, ``none`` removes them."""
+    negatives: int = Field(99, ge=1)
+    """Negatives of a validation or test target (LCR-SER section 4.1.3: 99)."""
+    sampler: Literal["uniform", "popularity"] = "uniform"
+    """How those negatives are drawn; the group's notebooks draw from the interaction list, i.e. by popularity."""
+    seed: int = Field(0, ge=0)
+    """Seed of the candidate sets and of shuffled searches."""
+
+
+class BatchSettings(Settings):
+    """Lengths and sizes of a batch."""
+
+    rec_length: int = Field(30, ge=1)
+    """R, recommendation clicks a model sees (30 on KuaiSAR, 20 on Qilin in the group's programs)."""
+    search_length: int = Field(30, ge=1)
+    """S, searches a model sees."""
+    query_words: int = Field(12, ge=1)
+    """W, words of a query or of an item's text; later words are cut."""
+    clicks: int = Field(5, ge=1)
+    """N, clicks of a search; later clicks are cut."""
+    targets_per_row: int | None = Field(None, ge=1)
+    """T, targets of a packed training row. None: R / 2, so that no target is starved of history."""
+    rows: int = Field(256, ge=1)
+    """B, rows of a training batch (packed rows carry up to T targets each)."""
+    negatives: int = Field(4, ge=1)
+    """Negatives of a training target, never an item of the user's own training events."""
+    fresh_negatives: bool = True
+    """A28: drawn anew each epoch; False keeps a target's negatives, as the group's pre-drawn files do."""
+    evaluation_rows: int = Field(512, ge=1)
+    """B at evaluation."""
+
+
+class ReinforceSettings(Settings):
+    """Stage 2, GRPO (LCR-SER section 3.4; the paper prints none of these numbers)."""
+
+    rollouts: int = Field(8, ge=2)
+    """N, trajectories of a target; the first carries no noise (eq. 14)."""
+    noise_std: float = Field(0.1, ge=0)
+    """Gamma times sigma of eq. 14; only the product matters."""
+    kl_weight: float = Field(0.1, ge=0)
+    """Weight of the KL term of eq. 15."""
+    reward: Literal["hr@1", "ndcg@5", "ndcg@10", "mrr"] = "hr@1"
+    """The paper's experiments use HR@1; ties count by their expectation."""
+    negatives: int = Field(99, ge=1)
+    """A38: negatives of a stage-2 target, drawn fresh, as many as at test."""
+    policy: Literal["softmax", "sigmoid"] = "softmax"
+    """A37: probability over the row's candidates, so that an advantage moves the ranking."""
+    scale: Literal["population", "sample", "none"] = "population"
+    """A40: the deviation that divides an advantage; a group of equal rewards gets advantage 0."""
+    baseline: Literal["mean", "first"] = "mean"
+    """A44: eq. 17 takes the mean over all N; ``first`` takes the noiseless rollout."""
+    kl: Literal["target", "candidates"] = "target"
+    """A42: eq. 16 looks at the target alone; ``candidates`` is the full divergence over the row."""
+    reference_noise: Literal["same", "fresh"] = "same"
+    """A35, A43: the reference reasons with its own weights from the same noise."""
+    updates: int = Field(1, ge=1)
+    """A41: optimiser steps per rollout; with more than one the ratio is clipped."""
+    clip: float = Field(0.2, gt=0)
+    """A41: the usual clip of PPO, only used when ``updates`` is over 1."""
+    dropout: bool = False
+    """A45: dropout would be a second, unrecorded noise."""
+    bce_weight: float = Field(0.0, ge=0)
+    """A46: weight of the ranking loss kept beside eq. 15, which has none."""
+    learning_rate: float = Field(1e-5, gt=0)
+    """A47: Adam, for dense parameters and tables alike, without weight decay."""
+    rows: int = Field(32, ge=1)
+    """B, packed rows of a step."""
+    epochs: int = Field(5, ge=0)
+    """At most; early stopping watches the same validation metric as stage 1."""
+    steps_per_epoch: int | None = Field(None, ge=1)
+    """Steps between two validations; None: all rows."""
+    patience: int = Field(2, ge=1)
+    """Epochs without a new best before stopping."""
+
+
+class TrainSettings(Settings):
+    """Stage 1 and what both stages share."""
+
+    batch: BatchSettings = BatchSettings()
+    reinforce: ReinforceSettings = ReinforceSettings()
+    epochs: int = Field(60, ge=0)
+    """At most; early stopping usually ends sooner."""
+    patience: int = Field(5, ge=1)
+    """Epochs without a new best validation metric before stopping (5 in the group's programs)."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Adam (1e-3 in the group's programs)."""
+    schedule: Literal["plateau", "constant"] = "plateau"
+    """plateau: multiply the rate by ``decay`` when the metric has not risen for ``decay_patience`` epochs."""
+    decay: float = Field(0.1, gt=0, lt=1)
+    decay_patience: int = Field(3, ge=1)
+    min_learning_rate: float = Field(1e-6, gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    """Steps over which the rate rises linearly from 0."""
+    weight_decay: float = Field(1e-6, ge=0)
+    """L2: decoupled (AdamW) and, in tables, on touched rows only; see ``optimizer``."""
+    optimizer: Literal["lazy", "dense"] = "lazy"
+    """lazy: tables update touched rows only. dense: Adam with coupled L2 over whole tables (``preset paper``)."""
+    clip_norm: float | None = Field(1.0, gt=0)
+    """Largest gradient norm; None: no clipping."""
+    unknown_user_share: float = Field(0.1, ge=0, lt=1)
+    """Share of training rows whose user is replaced by the unknown user, so that new users have a trained row."""
+    metric: Literal["hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"] = "ndcg@5"
+    """Validation metric that early stopping and the schedule watch."""
+    validation_users: int | None = Field(None, ge=1)
+    """Validate on this many targets, the same ones each time; None: all."""
+    seed: int = Field(0, ge=0)
+    checkpoint_seconds: float = Field(60.0, ge=0)
+    """A checkpoint at every epoch's end, and within an epoch when this much time has passed."""
+    keep_checkpoints: int = Field(2, ge=1)

@@ -1,0 +1,203 @@
+"""Evaluation candidates: drawn once per split, saved in the corpus and hashed with it, so that every model ranks the same items.
+
+Files ``candidates/SPLIT-NAME.npy`` for the splits val and test, with n targets and c negatives each:
+
+============ ========= =======================================================
+``target``   n int64   positions into ``rec_item``
+``negative`` n c int32 distinct items of the pool, in the order they were drawn
+``column``   n uint8   where the positive is put among them, 0..c
+============ ========= =======================================================
+
+The pool is ``item_pool``. A negative is never the positive; with ``repeats = drop`` it is no recommendation or search
+click either that the target may see. Items come one after the other, each with its share of what is left: equal shares
+(``uniform``), or shares by training clicks (``popularity``, i.e. drawn from the interaction list).
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seerec.config import DataSettings
+from seerec.data.corpus import SPLITS, Corpus
+from seerec.errors import SeerecError
+
+_ROWS = 16_384  # targets drawn together
+_ROUNDS = 12  # of redrawing collisions, before the exact way, whose cost grows with the pool
+_CELLS = 4_000_000  # targets x pool items of one exact draw
+
+
+@dataclass(frozen=True)
+class CandidateSet:
+    """n targets of a split with c negatives each."""
+
+    target: NDArray[np.int64]  # n    positions into rec_item
+    negative: NDArray[np.int32]  # n c
+    column: NDArray[Any]  # n    uint8: column of the positive, 0..c
+    hash: str
+
+    def items(self, corpus: Corpus, rows: slice = slice(None)) -> NDArray[np.int32]:
+        """Rows x (c + 1) items to rank, the positive in its column, for a slice of the targets."""
+        negative, column = self.negative[rows], self.column[rows].astype(np.int64)
+        width = negative.shape[1] + 1
+        is_positive = np.arange(width) == column[:, None]
+        items = np.empty((len(negative), width), np.int32)
+        items[is_positive] = corpus.rec_item[self.target[rows]]
+        items[~is_positive] = negative.reshape(-1)
+        return items
+
+    def save(self, folder: Path, split: str) -> None:
+        """Write the three arrays into the corpus folder."""
+        (folder / "candidates").mkdir(exist_ok=True)
+        for name in ("target", "negative", "column"):
+            np.save(folder / "candidates" / f"{split}-{name}.npy", getattr(self, name))
+
+
+def load(corpus: Corpus, split: str) -> CandidateSet:
+    """The candidate set of ``split`` (val or test), memory-mapped.
+
+    Raises
+    ------
+    SeerecError
+        The corpus has no candidates for this split.
+    """
+    files = [corpus.path / "candidates" / f"{split}-{name}.npy" for name in ("target", "negative", "column")]
+    known = corpus.manifest.get("candidates", {})
+    if split not in known or not all(file.is_file() for file in files):
+        raise SeerecError(f"{corpus.path} has no candidates for the split {split}.", "Run `seerec prepare` again.")
+    target, negative, column = (np.load(file, mmap_mode="r") for file in files)
+    return CandidateSet(target, negative, column, known[split]["hash"])
+
+
+class _Clicked:
+    """Which items the events of a row name, and at which position of the log each first appears."""
+
+    def __init__(self, row: NDArray[np.int64], item: NDArray[np.int32], items: int) -> None:
+        self._items = items
+        self._key, self._first = np.unique(row * items + item, return_index=True)
+
+    def before(
+        self, row: NDArray[np.int64], item: NDArray[np.int64], end: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Whether ``row`` names ``item`` before position ``end`` of the log; the three broadcast together."""
+        key = row * self._items + item
+        if not len(self._key):
+            return np.zeros(np.broadcast_shapes(key.shape, end.shape), bool)
+        place = np.minimum(np.searchsorted(self._key, key), len(self._key) - 1)
+        return np.asarray((self._key[place] == key) & (self._first[place] < end))
+
+
+class _Exclusions:
+    """What may not be a negative of a target: the positive, and (unless repeats are kept) the clicks it may see."""
+
+    def __init__(self, corpus: Corpus, target: NDArray[np.int64], repeats: str) -> None:
+        self._positive = corpus.rec_item[target].astype(np.int64)
+        self._history = repeats == "drop"
+        if self._history:
+            row = corpus.rec_row[target]
+            click_row = np.repeat(corpus.search_row, np.diff(corpus.click_offset))
+            self._row = row
+            self._rec_end = corpus.rec_offset[row] + corpus.rec_seen[target]
+            self._click_end = corpus.click_offset[corpus.search_offset[row] + corpus.rec_search_seen[target]]
+            self._rec = _Clicked(corpus.rec_row, corpus.rec_item, corpus.items)
+            self._click = _Clicked(click_row, corpus.click_item, corpus.items)
+
+    def __call__(self, place: NDArray[np.int64], item: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """For the targets ``place`` (n) and ``item`` (n x any, or 1 x any): n x any, true where excluded."""
+        excluded = item == self._positive[place][:, None]
+        if self._history:
+            row = self._row[place][:, None]
+            excluded |= self._rec.before(row, item, self._rec_end[place][:, None])
+            excluded |= self._click.before(row, item, self._click_end[place][:, None])
+        return excluded
+
+
+def _repeated(item: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """For n x c items: true where the same item stands further left in its row."""
+    order = np.argsort(item, axis=1, kind="stable")
+    ordered = np.take_along_axis(item, order, 1)
+    repeated = np.zeros(item.shape, bool)
+    np.put_along_axis(repeated, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], 1)
+    return repeated
+
+
+def _fill(
+    chosen: NDArray[np.int64],
+    place: NDArray[np.int64],
+    excluded: _Exclusions,
+    pool: NDArray[np.int64],
+    weight: NDArray[np.int64],
+    generator: np.random.Generator,
+) -> None:
+    """Fill the open cells (-1, at the right) of ``chosen`` (n c): the smallest exponential times over weights win."""
+    wanted = chosen.shape[1]
+    time = generator.standard_exponential((len(chosen), len(pool))) / weight
+    time[excluded(place, pool[None, :])] = np.inf
+    row, column = np.nonzero(chosen >= 0)
+    time[row, np.searchsorted(pool, chosen[row, column])] = np.inf
+    order = np.argsort(time, axis=1, kind="stable")[:, :wanted]
+    left = (chosen >= 0).sum(1)
+    short = np.isfinite(time).sum(1) + left < wanted
+    if short.any():
+        raise _too_small(wanted, int((np.isfinite(time).sum(1) + left)[short][0]))
+    row, column = np.nonzero(chosen < 0)
+    chosen[row, column] = pool[order[row, column - left[row]]]
+
+
+def _too_small(wanted: int, found: int) -> SeerecError:
+    return SeerecError(
+        f"The candidate pool is too small: a target needs {wanted} negatives and only {max(found, 0)} items are left "
+        "after its positive and its own history.",
+        "Lower `--negatives`, or give a log with more items.",
+    )
+
+
+def draw(corpus: Corpus, split: str, settings: DataSettings) -> CandidateSet:
+    """Draw the candidates of ``split`` (val or test); they depend on the corpus, the split and the seed alone.
+
+    Raises
+    ------
+    SeerecError
+        The pool holds too few items for some target.
+    """
+    wanted, target = settings.negatives, corpus.targets(split)
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([settings.seed, SPLITS[split]])))
+    count = np.asarray(corpus.item_count)
+    weight = count if settings.sampler == "popularity" else np.ones_like(count)
+    pool = np.flatnonzero(corpus.item_pool & (weight > 0))
+    if len(pool) <= wanted:
+        raise _too_small(wanted, len(pool) - 1)
+    weight = weight[pool]
+    upto = np.cumsum(weight)
+    excluded = _Exclusions(corpus, target, settings.repeats)
+    negative = np.empty((len(target), wanted), np.int32)
+    for start in range(0, len(target), _ROWS):
+        place = np.arange(start, min(start + _ROWS, len(target)))
+        chosen = np.full((len(place), wanted), -1, np.int64)
+        still_open = np.arange(len(place))
+        for _ in range(_ROUNDS):
+            tried = chosen[still_open]
+            new = tried < 0
+            tried[new] = pool[np.searchsorted(upto, generator.integers(0, upto[-1], int(new.sum())), side="right")]
+            refused = _repeated(tried) | (new & excluded(place[still_open], tried))
+            tried[refused] = -1
+            order = np.argsort(refused, axis=1, kind="stable")  # what stays moves left, in the order it was drawn
+            chosen[still_open] = np.take_along_axis(tried, order, 1)
+            still_open = still_open[refused.any(1)]
+            if not len(still_open):
+                break
+        step = max(1, _CELLS // len(pool))
+        for first in range(0, len(still_open), step):
+            rows = still_open[first : first + step]
+            filled = chosen[rows]
+            _fill(filled, place[rows], excluded, pool, weight, generator)
+            chosen[rows] = filled
+        negative[start : start + len(place)] = chosen
+    column = generator.integers(0, wanted + 1, len(target)).astype(np.min_scalar_type(wanted))
+    digest = hashlib.sha256()
+    for array in (target, negative, column):
+        digest.update(array.tobytes())
+    return CandidateSet(target, negative, column, digest.hexdigest())

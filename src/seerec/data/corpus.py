@@ -1,0 +1,149 @@
+"""The prepared folder: ``manifest.json`` and flat arrays, memory-mapped.
+
+A corpus is read-only. Events are sorted by (row, time, stable row id), where a *row* is one user's log. Training examples
+are never expanded: an example is a position, a history a slice.
+
+Arrays (``NAME.npy``), with P rows, E recommendation clicks, Q searches:
+
+================== ============ =====================================================================================
+``row_user``       P   int32    model user id of the row; 1 where the user has no training event
+``rec_offset``     P+1 int64    clicks of row p are ``rec_offset[p]:rec_offset[p + 1]``
+``search_offset``  P+1 int64    searches of row p
+``rec_item``       E   int32    clicked item (known items only)
+``rec_time``       E   int64    ms UTC
+``rec_seen``       E   int32    clicks of the row that this click may see: strictly earlier, and before its request
+``rec_search_seen`` E  int32    searches of the row that this click may see: strictly earlier, and before its request
+``rec_role``       E   uint8    0 history only, 1 training target, 2 validation target, 3 test target
+``search_time``    Q   int64    ms UTC
+``search_query``   Q   int32    index into the queries
+``click_offset``   Q+1 int64    clicked items of search q are ``click_item[click_offset[q]:click_offset[q + 1]]``
+``click_item``     any int32    known items only
+``query_offset``   any int64    words of query i are ``query_word[query_offset[i]:query_offset[i + 1]]``
+``query_word``     any int32    1 = unknown word
+``item_count``     I   int64    training clicks on each item in the recommendation log
+``item_pool``      I   bool     may be a candidate: at least one recommendation row before the split bound
+``item_category``  I F int32    category value of each of F item columns, 0 = missing, 1 = unknown
+``item_text_offset`` I+1 int64  words of an item's text
+``item_text_word`` any int32    words of an item's text, same vocabulary as the queries
+``user_category``  U G int32    category value of each of G user columns, indexed by model user id
+================== ============ =====================================================================================
+
+Tables (``NAME.parquet``): ``items`` (``item`` int32, ``item_id`` text, ``title`` text, then the category columns as
+text), ``users`` (``user`` int32, ``user_id`` text), ``rows`` (``row`` int64, ``user_id`` text), ``words`` (``word`` int32,
+``text``, ``count``), ``queries`` (``query`` int32, ``text``), ``quarantine`` (``table``, ``line``, ``reason``, ``content``).
+
+Candidate sets (``candidates/SPLIT-{target,negative,column}.npy``): see ``candidates.py``. Truth labels, for evaluation
+only (``truth/search_relevant.npy``, Q int8: 1 the user's own, 0 added noise with the same words and items, 2 off-topic
+noise, -1 unknown; ``truth/target_announced.npy``, E int8: 1 where a search announced the interest of this click). No
+model ever reads them.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from seerec.errors import SeerecError
+
+FORMAT = 1
+PADDING, UNKNOWN, FIRST_ID = 0, 1, 2
+HISTORY, TRAIN, VALIDATION, TEST = 0, 1, 2, 3
+SPLITS = {"train": TRAIN, "val": VALIDATION, "test": TEST}
+ARRAYS = (
+    "row_user rec_offset search_offset rec_item rec_time rec_seen rec_search_seen rec_role search_time search_query "
+    "click_offset click_item query_offset query_word item_count item_pool item_category item_text_offset "
+    "item_text_word user_category"
+).split()  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A prepared folder. Arrays are attributes named as in the module's table."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Corpus":
+        """Open a prepared folder.
+
+        Raises
+        ------
+        SeerecError
+            The folder is not a corpus, is incomplete, or was written by a newer seerec.
+        """
+        path = Path(path)
+        fix = "Give the folder that `seerec prepare` wrote."
+        if not (path / "manifest.json").is_file():
+            raise SeerecError(f"{path} is not a prepared corpus: it has no manifest.json.", fix)
+        try:
+            manifest = json.loads((path / "manifest.json").read_text())
+        except ValueError as error:
+            raise SeerecError(f"{path / 'manifest.json'} is not readable JSON ({error}).", fix) from error
+        if not isinstance(manifest, dict) or manifest.get("kind") != "seerec-corpus":
+            raise SeerecError(f"{path} is not a prepared corpus (its manifest is of another kind).", fix)
+        if manifest["format"] > FORMAT:
+            raise SeerecError(
+                f"{path} has corpus format {manifest['format']}, this seerec reads up to {FORMAT}.",
+                "Install a newer seerec, or prepare again with this one.",
+            )
+        missing = [name for name in ARRAYS if not (path / f"{name}.npy").is_file()]
+        if missing:
+            raise SeerecError(f"{path} is incomplete: {missing[0]}.npy is missing.", "Run `seerec prepare` again.")
+        return cls(path, manifest)
+
+    def __getattr__(self, name: str) -> NDArray[Any]:
+        if name not in ARRAYS:
+            raise AttributeError(name)
+        array: NDArray[Any] = np.load(self.path / f"{name}.npy", mmap_mode="r")
+        object.__setattr__(self, name, array)  # found directly from now on
+        return array
+
+    @property
+    def content_hash(self) -> str:
+        """Hash over arrays, tables and parameters: equal content, equal hash."""
+        return str(self.manifest["content_hash"])
+
+    @property
+    def users(self) -> int:
+        """Size of the user table, ids 0 and 1 included."""
+        return int(self.user_category.shape[0])
+
+    @property
+    def items(self) -> int:
+        """Size of the item table, ids 0 and 1 included."""
+        return int(self.item_category.shape[0])
+
+    @property
+    def words(self) -> int:
+        """Size of the word table, ids 0 and 1 included."""
+        return int(self.manifest["counts"]["words"]) + FIRST_ID
+
+    def table(self, name: str) -> pa.Table:
+        """One of the Parquet tables: items, users, rows, words, queries or quarantine."""
+        return pq.read_table(self.path / f"{name}.parquet")
+
+    @cached_property
+    def rec_row(self) -> NDArray[np.int64]:
+        """E int64: the row of each click."""
+        return np.repeat(np.arange(len(self.row_user)), np.diff(self.rec_offset))
+
+    @cached_property
+    def search_row(self) -> NDArray[np.int64]:
+        """Q int64: the row of each search."""
+        return np.repeat(np.arange(len(self.row_user)), np.diff(self.search_offset))
+
+    def targets(self, split: str) -> NDArray[np.int64]:
+        """Positions (into ``rec_item``) of the targets of a split: train, val or test."""
+        return np.flatnonzero(self.rec_role == SPLITS[split])
+
+    def truth(self, name: str) -> NDArray[np.int8] | None:
+        """A truth label array, or None where the source knows no truth."""
+        file = self.path / "truth" / f"{name}.npy"
+        return np.load(file, mmap_mode="r") if file.is_file() else None

@@ -1,0 +1,109 @@
+"""The tokeniser: text in any script to words, and the vocabulary fitted on the training split.
+
+A word is a run of letters and digits (with the marks that combine with them) of the NFKC-normalised, lower-cased text. Han, kana and
+Hangul runs become overlapping pairs of characters, because they carry no spaces that one could rely on.
+"""
+
+import re
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pydantic import Field
+
+from seerec.config import Settings
+from seerec.data.corpus import FIRST_ID, UNKNOWN
+
+_ASCII_WORD = re.compile("[a-z0-9]+")
+_CJK = "\u3005-\u3007\u3041-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U000323af"
+
+
+@lru_cache(maxsize=1)
+def _unicode_word() -> re.Pattern[str]:
+    """A CJK run (group 1), or a run of other letters and digits that may go on with combining marks."""
+    marks = "".join(c for c in map(chr, range(0x300, sys.maxunicode + 1)) if unicodedata.category(c).startswith("M"))
+    return re.compile(rf"([{_CJK}]+)|(?:(?![{_CJK}])[^\W_])(?:(?![{_CJK}])[^\W_]|[{marks}])*")
+
+
+def tokenise(text: str) -> list[str]:
+    """The words of ``text``, in order; none for text without letters and digits."""
+    if text.isascii():
+        return _ASCII_WORD.findall(text.lower())
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
+    words: list[str] = []
+    for run in _unicode_word().finditer(text):
+        word = run.group()
+        if run.group(1) and len(word) > 1:
+            words.extend(word[i : i + 2] for i in range(len(word) - 1))
+        else:
+            words.append(word)
+    return words
+
+
+class Tokeniser(Settings):
+    """Everything that decides which ids a text gets; hashed with the corpus and stored in artifacts."""
+
+    version: Literal[1] = 1
+    """Raised when ``tokenise`` changes what it returns."""
+    min_word_count: int = Field(1, ge=1)
+    """Words seen fewer times in training queries and item text become the unknown word."""
+    max_words: int = Field(1_000_000, ge=1)
+    """Size limit of the vocabulary; the most frequent words stay."""
+
+    def ids(self, text: str, vocabulary: Mapping[str, int]) -> list[int]:
+        """The word ids of ``text``; a word out of the vocabulary becomes 1."""
+        return [vocabulary.get(word, UNKNOWN) for word in tokenise(text)]
+
+    def fit(self, lexicon: Mapping[str, int], count: NDArray[np.int64]) -> tuple[pa.Table, NDArray[np.int32]]:
+        """Choose the vocabulary: most frequent words first, ties in the order of their code points.
+
+        Parameters
+        ----------
+        lexicon
+            Word to code, codes 0, 1, 2, ... in the mapping's order.
+        count
+            How often each code occurs in the training split.
+
+        Returns
+        -------
+            The table (``word`` int32, ``text``, ``count`` int64), and the word id of every code (1 = left out).
+        """
+        table = pa.table({"text": pa.array(list(lexicon), pa.string()), "count": count})
+        order = pc.sort_indices(table, [("count", "descending"), ("text", "ascending")]).to_numpy()
+        order = order[count[order] >= self.min_word_count][: self.max_words]
+        ids = np.arange(FIRST_ID, FIRST_ID + len(order), dtype=np.int32)
+        word_of_code = np.full(len(lexicon), UNKNOWN, np.int32)
+        word_of_code[order] = ids
+        return table.take(pa.array(order)).add_column(0, "word", pa.array(ids)), word_of_code
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Texts as codes of a growing lexicon: text i is ``code[offset[i]:offset[i + 1]]``."""
+
+    offset: NDArray[np.int64]
+    code: NDArray[np.int32]
+
+    def count(self, uses: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+        """How often each of ``size`` codes occurs when text i is used ``uses[i]`` times."""
+        counted = np.zeros(size, np.int64)
+        np.add.at(counted, self.code, np.repeat(uses, np.diff(self.offset)))
+        return counted
+
+
+def encode(texts: Iterable[pa.Array], lexicon: dict[str, int]) -> Encoded:
+    """Tokenise Arrow arrays of texts (null = no words), adding new words to ``lexicon``."""
+    lengths: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
+    codes: list[NDArray[np.int32]] = [np.zeros(0, np.int32)]
+    for chunk in texts:
+        words = [tokenise(text) if text else [] for text in chunk.to_pylist()]
+        lengths.append(np.fromiter(map(len, words), np.int64, len(words)))
+        codes.append(np.fromiter((lexicon.setdefault(w, len(lexicon)) for text in words for w in text), np.int32))
+    return Encoded(np.cumsum(np.concatenate(lengths)), np.concatenate(codes))

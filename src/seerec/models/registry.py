@@ -1,0 +1,47 @@
+"""Every model by its key. Artifacts and commands name models by key, never by import path."""
+
+from typing import Any
+
+from seerec.config import Settings
+from seerec.errors import SeerecError
+from seerec.models.base import CountingRecommender, ReasoningRecommender, Recommender, Vocabulary
+from seerec.models.lcr_ser import LCRSER
+from seerec.models.popularity import LastClick, LastSearchClick, Popularity
+from seerec.models.sasrec import SASRec
+
+MODELS: dict[str, type[Recommender[Any]]] = {
+    model.key: model for model in (Popularity, LastClick, LastSearchClick, SASRec, LCRSER)
+}
+
+
+def model_class(key: str) -> type[Recommender[Any]]:
+    """The class behind a key. Raises SeerecError naming the known keys."""
+    if key not in MODELS:
+        raise SeerecError(f"There is no model {key!r}.", f"Choose one of: {', '.join(MODELS)}.")
+    return MODELS[key]
+
+
+def build(key: str, config: Settings, vocabulary: Vocabulary, rec_length: int, search_length: int) -> Recommender[Any]:
+    """A new model with fresh weights, drawn from torch's current random state."""
+    model: Any = model_class(key)
+    built: Recommender[Any] = model(config, vocabulary, rec_length, search_length)
+    return built
+
+
+def describe() -> list[dict[str, Any]]:
+    """One row per model: key, title, what it reads, whether it packs and what trains it."""
+    rows = []
+    for key, model in MODELS.items():
+        stage = "counts" if issubclass(model, CountingRecommender) else "gradient"
+        packs = model.packs or key == "lcr-ser"
+        rows.append(
+            {
+                "key": key,
+                "title": model.title,
+                "reads": sorted(model.reads),
+                "packs": packs,
+                "training": stage,
+                "reasons": issubclass(model, ReasoningRecommender),
+            }
+        )
+    return rows

@@ -1,0 +1,60 @@
+"""Whole settings by name: ``best`` (what validation chose, docs/results.md) and ``paper`` (the printed form).
+
+A preset is (model settings, training settings) over the defaults. What the paper leaves open keeps the register's default.
+"""
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from seerec.config import TrainSettings
+from seerec.errors import SeerecError
+from seerec.models.registry import model_class
+
+Overrides = dict[str, Any]
+
+PRESETS: dict[str, dict[str, tuple[Overrides, Overrides]]] = {
+    "best": {
+        "lcr-ser": ({"scorer": "mlp+dot", "distance": "cosine"}, {}),
+    },
+    "paper": {
+        "lcr-ser": (
+            {},
+            {"optimizer": "dense", "unknown_user_share": 0.0, "batch": {"fresh_negatives": False}},
+        ),
+    },
+}
+
+
+def resolve(key: str, preset: str, overrides: Overrides) -> tuple[Any, TrainSettings]:
+    """Model and training settings of a preset with ``overrides`` on top.
+
+    Overrides are by dotted name: ``model.steps``, ``learning_rate``, ``batch.rows``, ``reinforce.noise_std``.
+
+    Raises
+    ------
+    SeerecError
+        An unknown preset or name, or a value out of range.
+    """
+    if preset not in PRESETS:
+        raise SeerecError(f"There is no preset {preset!r}.", f"Choose one of: {', '.join(PRESETS)}.")
+    kind = model_class(key)
+    model, training = PRESETS[preset].get(key, ({}, {}))
+    tree: Overrides = {"model": dict(model)}
+    for name, value in training.items():
+        tree[name] = dict(value) if isinstance(value, dict) else value
+    for name, value in overrides.items():
+        *path, last = name.split(".")
+        place = tree
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    try:
+        return kind.Config(**tree.pop("model")), TrainSettings(**tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise SeerecError(
+            f"The setting {name!r} is not valid: {first['msg'].lower()}.",
+            f"`seerec models {key}` lists the settings of a model, docs/settings.md those of training.",
+        ) from error

@@ -1,0 +1,148 @@
+"""Stage 2: GRPO over reasoning trajectories (LCR-SER section 3.4), for any model with reasoning states.
+
+For each target, N trajectories start from the encoded history's last states, all but the first perturbed by noise (eq. 14).
+A trajectory's reward is a ranking metric of its scores; its advantage is the reward standardised in its group (eq. 17); the
+objective raises the probability of the target along good trajectories and lowers it along bad ones, held near the frozen
+stage-1 model by a KL term (eq. 15 and 16). The encoded history is shared by all rollouts.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seerec.batch import Batch
+from seerec.config import ReinforceSettings
+from seerec.models.base import ReasoningRecommender
+from seerec.models.layers import mean_over, ranking_loss
+
+_STD_FLOOR = 1e-4
+
+
+def reward(logits_BTNC: Tensor, positive_BT: Tensor, kind: str) -> Tensor:
+    """Expected metric of the positive under random tie breaking, B T N: hr@1, ndcg@5, ndcg@10 or mrr."""
+    index = positive_BT[:, :, None, None].expand(*logits_BTNC.shape[:3], 1)
+    own = logits_BTNC.gather(3, index)
+    greater = (logits_BTNC > own).sum(3)
+    ties = (logits_BTNC == own).sum(3) - 1
+    if kind == "hr@1":
+        return (greater == 0) / (ties + 1)
+    rank = torch.arange(1, logits_BTNC.shape[3] + 1, device=own.device)
+    gain = 1 / rank if kind == "mrr" else (rank <= int(kind.split("@")[1])) / torch.log2(rank + 1.0)
+    total = F.pad(gain.double().cumsum(0), (1, 0))
+    return ((total[greater + ties + 1] - total[greater]) / (ties + 1)).to(logits_BTNC.dtype)
+
+
+def advantage(reward_BTN: Tensor, settings: ReinforceSettings) -> Tensor:
+    """Eq. 17, B T N; zero in a group whose rewards are all equal (A40)."""
+    if settings.baseline == "first":
+        centred = reward_BTN - reward_BTN[:, :, :1]
+    else:
+        centred = reward_BTN - reward_BTN.mean(2, keepdim=True)
+    if settings.scale == "none":
+        return centred
+    spread = reward_BTN.std(2, keepdim=True, correction=1 if settings.scale == "sample" else 0)
+    return torch.where(spread > 0, centred / (spread + _STD_FLOOR), 0.0)
+
+
+def log_policy(logits_BTNC: Tensor, settings: ReinforceSettings) -> Tensor:
+    """Log-probability of every candidate along each trajectory, B T N C (A37)."""
+    return F.logsigmoid(logits_BTNC) if settings.policy == "sigmoid" else logits_BTNC.log_softmax(3)
+
+
+@dataclass
+class Rollout:
+    """What the several updates on one batch share (A41): the noise and the policy that rolled out."""
+
+    noise: Tensor
+    old: Tensor | None = None
+
+
+class PolicyObjective:
+    """The GRPO loss of one batch, with its diagnostics.
+
+    Parameters
+    ----------
+    model
+        The policy; its rollouts run without dropout unless the settings say otherwise (A45).
+    reference
+        The frozen stage-1 model.
+    """
+
+    def __init__(
+        self, model: ReasoningRecommender[Any], reference: ReasoningRecommender[Any], settings: ReinforceSettings
+    ) -> None:
+        self.model, self.reference, self.settings = model, reference, settings
+        reference.requires_grad_(False).eval()
+        self._rollout: Rollout | None = None
+
+    def __call__(self, batch: Batch, update: int = 0) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Loss terms and diagnostics; ``update`` > 0 repeats on the same rollouts."""
+        s, model = self.settings, self.model
+        model.train(s.dropout)
+        if update == 0 or self._rollout is None:
+            self._rollout = Rollout(draw_noise(batch, model.start_width, s, stream=0))
+        mask = batch.target_mask
+        items = model.items(batch.candidates)
+        state = model.reason(model.history(batch), self._rollout.noise)
+        logits = model.score(state, items)
+        with torch.no_grad():
+            rewards = reward(logits, batch.positive, s.reward)
+            gain = advantage(rewards, s)
+            noise = draw_noise(batch, model.start_width, s, stream=1) if s.reference_noise == "fresh" else self._rollout.noise
+            other = _scores(self.reference, batch, noise)
+        log_all, reference_all = log_policy(logits, s), log_policy(other, s)
+        chosen, reference = _chosen(log_all, batch.positive), _chosen(reference_all, batch.positive)
+        if self._rollout.old is None:
+            self._rollout.old = chosen.detach()
+        ratio = (chosen - self._rollout.old).exp()
+        surrogate = ratio * gain
+        if s.updates > 1:
+            surrogate = torch.minimum(surrogate, ratio.clamp(1 - s.clip, 1 + s.clip) * gain)
+        if s.kl == "candidates":
+            kl = (log_all.exp() * (log_all - reference_all)).sum(3)
+        else:
+            delta = reference - chosen
+            kl = delta.exp() - delta - 1  # eq. 16
+        terms = {
+            "policy": mean_over(-surrogate.mean(2), mask),
+            "kl": s.kl_weight * mean_over(kl.mean(2), mask),
+        }
+        if s.bce_weight > 0:
+            terms["anchor"] = s.bce_weight * ranking_loss(logits[:, :, 0], batch.positive, mask, "bce")
+        informative = (rewards.amax(2) > rewards.amin(2)).to(rewards.dtype)
+        report = {
+            "reward": mean_over(rewards.mean(2), mask),
+            "reward_first": mean_over(rewards[:, :, 0], mask),
+            "informative": mean_over(informative, mask),
+            "advantage": mean_over(gain.abs().mean(2), mask),
+            "kl_value": mean_over(kl.detach().mean(2), mask),
+        }
+        return terms, {name: float(value) for name, value in report.items()}
+
+
+def draw_noise(batch: Batch, width: int, settings: ReinforceSettings, stream: int) -> Tensor:
+    """B T N width Gaussian noise from the batch's key; the first rollout has none (eq. 14)."""
+    generator = torch.Generator().manual_seed(int(batch.key[0]) + stream)
+    noise = torch.randn(*batch.rec_seen.shape, settings.rollouts, width, generator=generator)
+    noise[:, :, 0] = 0
+    return (noise * settings.noise_std).to(batch.rec.device)
+
+
+def _scores(model: ReasoningRecommender[Any], batch: Batch, noise: Tensor) -> Tensor:
+    """The reference's logits, through the same gathered tables as the policy's, so that equal weights agree bit for bit."""
+    model.inputs.open(batch)
+    logits = model.score(model.reason(model.history(batch), noise), model.items(batch.candidates))
+    model.inputs.close()
+    return logits
+
+
+def _chosen(log_BTNC: Tensor, positive_BT: Tensor) -> Tensor:
+    return log_BTNC.gather(3, positive_BT[:, :, None, None].expand(*log_BTNC.shape[:3], 1)).squeeze(3)
+
+
+Objective = Callable[[Batch, int], tuple[dict[str, Tensor], dict[str, float]]]
+"""A stage's loss: (batch, update number) -> (weighted terms, diagnostics)."""

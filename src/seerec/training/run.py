@@ -1,0 +1,70 @@
+"""A run folder: what was asked, the log, checkpoints and the best model of each stage.
+
+``run.json`` (settings, corpus, versions), ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``stage1/`` and ``stage2/``
+(artifacts), ``timing.jsonl``, ``result.json`` (written last), ``evaluation/`` (written by ``seerec evaluate``).
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seerec.atomic import write_json
+from seerec.errors import SeerecError
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run."""
+
+    path: Path
+    facts: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Run":
+        """Open a run folder. Raises SeerecError where there is none."""
+        path = Path(path)
+        try:
+            facts = json.loads((path / "run.json").read_text())
+        except (OSError, ValueError) as error:
+            raise SeerecError(f"{path} is not a run: it has no readable run.json.", "Give the folder of `seerec train --out`.") from error
+        return cls(path, facts)
+
+    @classmethod
+    def begin(cls, path: Path, facts: dict[str, Any], resume: bool) -> "Run":
+        """Start a run, or go on with one that was asked the same.
+
+        Raises
+        ------
+        SeerecError
+            The folder is taken, or what is resumed was asked something else.
+        """
+        if not (path / "run.json").is_file():
+            if path.exists() and any(path.iterdir()):
+                raise SeerecError(f"{path} exists and is not a run.", "Choose another --out.")
+            path.mkdir(parents=True, exist_ok=True)
+            write_json(path / "run.json", facts)
+            return cls(path, facts)
+        run = cls.open(path)
+        if not resume:
+            raise SeerecError(f"{path} already holds a run.", "Go on with --resume, or choose another --out.")
+        for name in facts:
+            if name != "corpus" and run.facts.get(name) != json.loads(json.dumps(facts[name])):
+                raise SeerecError(
+                    f"The run in {path} was started with another {name}.", "Resume with the same settings, or choose another --out."
+                )
+        return run
+
+    @property
+    def corpus(self) -> Path:
+        """The corpus it was trained on."""
+        return Path(self.facts["corpus"])
+
+    def artifact(self, stage: int | None = None) -> Path:
+        """The best model of a stage, by default of the last one there is. Raises SeerecError where there is none."""
+        stages = [stage] if stage is not None else [2, 1]
+        for number in stages:
+            if (self.path / f"stage{number}" / "manifest.json").is_file():
+                return self.path / f"stage{number}"
+        wanted = f"stage {stage} model" if stage is not None else "trained model"
+        raise SeerecError(f"The run {self.path} has no {wanted} yet.", "Train it (`seerec train ... --resume`) first.")

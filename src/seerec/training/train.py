@@ -1,0 +1,262 @@
+"""``train``: a corpus and a model key in, a run folder out; stage 1, and stage 2 where the model reasons."""
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import seerec
+from seerec import artifact
+from seerec.atomic import remove_partials, write_json
+from seerec.batch import Batch
+from seerec.config import TrainSettings
+from seerec.data.batches import EvaluationBatches, TrainingBatches
+from seerec.data.candidates import load as load_candidates
+from seerec.data.corpus import Corpus
+from seerec.data.draws import seed_of
+from seerec.errors import SeerecError
+from seerec.evaluation.metrics import per_target, summary
+from seerec.evaluation.ranking import rank_candidates
+from seerec.models.base import CountingRecommender, NeuralRecommender, ReasoningRecommender, Recommender
+from seerec.models.registry import build
+from seerec.progress import SILENT, Progress
+from seerec.training.growth import adopt
+from seerec.training.journal import Journal
+from seerec.training.loop import Stage, run_stage
+from seerec.training.optimizers import DenseAdam, LazyAdam, Optimizer
+from seerec.training.presets import resolve
+from seerec.training.reinforce import PolicyObjective
+from seerec.training.run import Run
+
+Stages = Literal["all", "1"]
+
+
+def train(
+    corpus: Corpus | str | Path,
+    out: str | Path,
+    *,
+    model: str = "lcr-ser",
+    preset: str = "best",
+    settings: dict[str, Any] | None = None,
+    stages: Stages = "all",
+    resume: bool = False,
+    start: str | Path | None = None,
+    device: str | None = None,
+    progress: Progress = SILENT,
+) -> Run:
+    """Train a model.
+
+    Parameters
+    ----------
+    corpus
+        A prepared folder.
+    out
+        The run folder to make.
+    model
+        A key of ``seerec models``.
+    preset
+        ``best`` or ``paper``.
+    settings
+        Values over the preset by dotted name: ``{"model.steps": 4, "learning_rate": 3e-4, "reinforce.noise_std": 0.5}``.
+    stages
+        ``"1"`` leaves out stage 2 of a model that reasons.
+    resume
+        Go on with the run in ``out``; the result is the same as without the interruption.
+    start
+        An artifact to go on from, on a newer corpus: known users, items and words keep their rows.
+    device
+        ``cpu`` or ``cuda``; None: a GPU where there is one.
+
+    Raises
+    ------
+    SeerecError
+        Wrong settings, a taken folder, no training targets, a full disk, a diverging loss.
+    """
+    corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
+    config, training = resolve(model, preset, settings or {})
+    if not len(corpus.targets("train")):
+        raise SeerecError(f"The corpus {corpus.path} has no training targets.", "Prepare a log with more clicks per user.")
+    facts = {
+        "kind": "seerec-run",
+        "seerec": seerec.__version__,
+        "corpus": str(corpus.path.resolve()),
+        "corpus_hash": corpus.content_hash,
+        "model": model,
+        "preset": preset,
+        "config": config.model_dump(),
+        "settings": training.model_dump(),
+        "stages": stages,
+        "start": None if start is None else artifact.read_manifest(Path(start)).get("corpus_hash"),
+    }
+    run = Run.begin(Path(out), facts, resume)
+    remove_partials(run.path)
+    if (run.path / "result.json").is_file():
+        return run
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.use_deterministic_algorithms(place.type == "cpu")
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    work = _Work(corpus, training, run, place, progress)
+    torch.manual_seed(seed_of(training.seed))
+    batch = training.batch
+    built = build(model, config, artifact.vocabulary_of(corpus, batch.query_words), batch.rec_length, batch.search_length)
+    if start is not None:
+        adopt(built, artifact.load(start), corpus)
+    if isinstance(built, CountingRecommender):
+        work.count(built)
+    elif isinstance(built, NeuralRecommender):
+        work.learn(built.to(place))
+        if isinstance(built, ReasoningRecommender) and stages == "all" and training.reinforce.epochs > 0:
+            work.reinforce()
+    write_json(run.path / "result.json", work.results)
+    return run
+
+
+class _Work:
+    """What both stages of one run share."""
+
+    def __init__(
+        self, corpus: Corpus, settings: TrainSettings, run: Run, device: torch.device, progress: Progress
+    ) -> None:
+        self.corpus, self.settings, self.run, self.device, self.progress = corpus, settings, run, device, progress
+        self.vocabulary = artifact.vocabulary_of(corpus, settings.batch.query_words)
+        self.validation = EvaluationBatches(
+            corpus, settings.batch, load_candidates(corpus, "val"), settings.validation_users
+        )
+        self.results: dict[str, Any] = {}
+
+    def count(self, model: CountingRecommender[Any]) -> None:
+        """One pass of counting."""
+        batches = self._batches(model, rows=1024, negatives=1, share=0.0)
+        with self.progress.task("count", total=batches.steps(0), unit="steps") as bar:
+            for step in range(batches.steps(0)):
+                model.observe(batches.batch(0, step))
+                bar.advance(1)
+        model.finish()
+        self._keep(1, model)(self._validate(model)())
+
+    def learn(self, model: NeuralRecommender[Any]) -> None:
+        """Stage 1."""
+        s = self.settings
+
+        def objective(batch: Batch, update: int) -> tuple[dict[str, torch.Tensor], dict[str, float]]:  # noqa: ARG001
+            model.train()
+            return model.objective(batch, model.encode(batch)), {}
+
+        self._run(
+            Stage(
+                number=1,
+                model=model,
+                inputs=model.inputs,
+                batches=self._batches(model, s.batch.rows, s.batch.negatives, s.unknown_user_share, s.batch.fresh_negatives),
+                objective=objective,
+                optimizer=self._optimizer(model, s.weight_decay),
+                validate=self._validate(model),
+                keep_best=self._keep(1, model),
+                seed=s.seed,
+                epochs=s.epochs,
+                patience=s.patience,
+                learning_rate=s.learning_rate,
+                metric=s.metric,
+                rows_open=s.optimizer == "lazy",
+                device=self.device,
+                clip_norm=s.clip_norm,
+                warmup_steps=s.warmup_steps,
+                decay=s.decay if s.schedule == "plateau" else None,
+                decay_patience=s.decay_patience,
+                min_learning_rate=s.min_learning_rate,
+            )
+        )
+
+    def reinforce(self) -> None:
+        """Stage 2, from the best model of stage 1."""
+        s, r = self.settings, self.settings.reinforce
+        model = artifact.load(self.run.artifact(1)).model.to(self.device)
+        assert isinstance(model, ReasoningRecommender)
+        reference = copy.deepcopy(model)
+        self._run(
+            Stage(
+                number=2,
+                model=model,
+                inputs=model.inputs,
+                batches=self._batches(model, r.rows, r.negatives, s.unknown_user_share),
+                objective=PolicyObjective(model, reference, r),
+                optimizer=self._optimizer(model, 0.0),
+                validate=self._validate(model),
+                keep_best=self._keep(2, model),
+                seed=s.seed,
+                epochs=r.epochs,
+                patience=r.patience,
+                learning_rate=r.learning_rate,
+                metric=s.metric,
+                rows_open=s.optimizer == "lazy",
+                device=self.device,
+                updates=r.updates,
+                clip_norm=s.clip_norm,
+                steps_per_epoch=r.steps_per_epoch,
+                validate_first=True,
+            )
+        )
+
+    def _run(self, stage: Stage) -> None:
+        journal = Journal(self.run.path)
+        began = time.monotonic()
+        s = self.settings
+        run_stage(
+            stage,
+            self.run.path / "checkpoints",
+            journal,
+            self.progress,
+            checkpoint_seconds=s.checkpoint_seconds,
+            keep=s.keep_checkpoints,
+        )
+        journal.close()
+        with (self.run.path / "timing.jsonl").open("a") as file:
+            seconds = round(time.monotonic() - began, 3)
+            file.write(json.dumps({"stage": stage.number, "seconds": seconds, "threads": torch.get_num_threads()}) + "\n")
+        self.results[f"stage{stage.number}"] = artifact.read_manifest(self.run.artifact(stage.number))["validation"]
+
+    def _batches(
+        self, model: Recommender[Any], rows: int, negatives: int, share: float, fresh: bool = True
+    ) -> TrainingBatches:
+        return TrainingBatches(
+            self.corpus,
+            self.settings.batch,
+            seed=self.settings.seed,
+            packs=model.packs,
+            rows=rows,
+            negatives=negatives,
+            unknown_user_share=share,
+            fresh=fresh,
+        )
+
+    def _optimizer(self, model: NeuralRecommender[Any], weight_decay: float) -> Optimizer:
+        kind = LazyAdam if self.settings.optimizer == "lazy" else DenseAdam
+        return kind(model, weight_decay)
+
+    def _validate(self, model: Recommender[Any]) -> Callable[[], dict[str, float]]:
+        def validate() -> dict[str, float]:
+            return summary(per_target(*rank_candidates(model, self.validation, self.device, self.progress)))
+
+        return validate
+
+    def _keep(self, stage: int, model: Recommender[Any]) -> Callable[[dict[str, float]], None]:
+        trained = torch.from_numpy(self.corpus.row_user[self.corpus.row_user > 1].astype("int64"))
+
+        def keep(metrics: dict[str, float]) -> None:
+            if self.settings.unknown_user_share == 0:
+                artifact.set_unknown_user(model, trained)
+            facts = {
+                "stage": stage,
+                "validation": metrics,
+                "preset": self.run.facts["preset"],
+                "settings": self.settings.model_dump(),
+                "optimizer": self.settings.optimizer,
+            }
+            artifact.save(self.run.path / f"stage{stage}", model, self.vocabulary, self.corpus, self.settings.batch, facts)
+
+        return keep
+
