@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seerec.data.corpus import Corpus as Corpus
-    from seerec.data.prepare import prepare as prepare
+    from seerec.data.door import prepare as prepare
     from seerec.errors import SeerecError as SeerecError
     from seerec.evaluation.evaluate import compare as compare
     from seerec.evaluation.evaluate import evaluate as evaluate
@@ -23,11 +23,11 @@ _PLACES = {
     "compare": "seerec.evaluation.evaluate",
     "evaluate": "seerec.evaluation.evaluate",
     "explain": "seerec.explain",
-    "prepare": "seerec.data.prepare",
+    "prepare": "seerec.data.door",
     "recommend": "seerec.recommend",
     "train": "seerec.training.train",
 }
-__all__ = ["Corpus", "Run", "SeerecError", "compare", "evaluate", "explain", "prepare", "recommend", "train"]  # noqa: F822
+__all__ = ["Corpus", "Run", "SeerecError", "compare", "evaluate", "explain", "prepare", "recommend", "train"]
 
 
 def __getattr__(name: str) -> Any:

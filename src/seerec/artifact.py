@@ -102,7 +102,9 @@ def save(
         **facts,
     }
     with atomic_folder(folder) as work:
-        save_file({n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}, work / "weights.safetensors")
+        save_file(
+            {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}, work / "weights.safetensors"
+        )
         features = {name: getattr(vocabulary, name).contiguous() for name in _FEATURES}
         features["item_pool"] = torch.from_numpy(np.array(corpus.item_pool))
         save_file(features, work / "features.safetensors")
@@ -144,6 +146,44 @@ def load(folder: str | Path) -> Artifact:
         raise SeerecError(f"The artifact {folder} has weights that are not finite ({broken[0]}).", fix)
     model.eval()
     return Artifact(model, manifest, items, users, words, vocabulary, features["item_pool"].numpy())
+
+
+def locate(path: str | Path, stage: int | None = None) -> Path:
+    """The artifact folder of a run (its last stage, or the one asked for), or ``path`` itself where it is an artifact.
+
+    Raises
+    ------
+    SeerecError
+        There is no such model.
+    """
+    path = Path(path)
+    if stage is None and (path / "weights.safetensors").is_file():
+        return path
+    for number in [stage] if stage is not None else [2, 1]:
+        if (path / f"stage{number}" / "weights.safetensors").is_file():
+            return path / f"stage{number}"
+    wanted = "trained model" if stage is None else f"model of stage {stage}"
+    raise SeerecError(
+        f"There is no {wanted} in {path}.", "Give a run that `seerec train` finished, or one of its artifacts."
+    )
+
+
+def corpus_of(path: str | Path, corpus: str | Path | None = None) -> Corpus:
+    """The corpus given, else the one that the run in ``path`` was trained on.
+
+    Raises
+    ------
+    SeerecError
+        It is unknown or gone.
+    """
+    if corpus is None:
+        for place in (Path(path), Path(path).parent):
+            if (place / "run.json").is_file():
+                corpus = json.loads((place / "run.json").read_text())["corpus"]
+                break
+        else:
+            raise SeerecError(f"{path} does not say which corpus it was trained on.", "Name it with --corpus.")
+    return Corpus.open(corpus)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -68,6 +68,6 @@ class Batch:
         for seen, present in (("rec_seen", self.rec != 0), ("search_seen", self.searched)):
             if (getattr(self, seen) > present.sum(1, keepdim=True)).any():
                 raise ValueError(f"batch field {seen} counts more events than the row holds")
-        if self.positive.numel() and not (0 <= int(self.positive.min()) and int(self.positive.max()) < c):
+        if self.positive.numel() and not (int(self.positive.min()) >= 0 and int(self.positive.max()) < c):
             raise ValueError("batch field positive points outside the candidates")
         return self

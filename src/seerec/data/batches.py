@@ -152,7 +152,9 @@ class TrainingBatches:
 class EvaluationBatches:
     """The targets of a split with their saved candidates, rows of similar length together."""
 
-    def __init__(self, corpus: Corpus, settings: BatchSettings, candidates: CandidateSet, limit: int | None = None) -> None:
+    def __init__(
+        self, corpus: Corpus, settings: BatchSettings, candidates: CandidateSet, limit: int | None = None
+    ) -> None:
         self.settings, self.candidates, self._corpus = settings, candidates, corpus
         self.histories = Histories(corpus, settings)
         chosen = np.arange(len(candidates.target))

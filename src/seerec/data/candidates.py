@@ -1,4 +1,4 @@
-"""Evaluation candidates: drawn once per split, saved in the corpus and hashed with it, so that every model ranks the same items.
+"""Evaluation candidates: drawn once per split, saved and hashed with the corpus; every model ranks the same items.
 
 Files ``candidates/SPLIT-NAME.npy`` for the splits val and test, with n targets and c negatives each:
 
@@ -39,8 +39,8 @@ class CandidateSet:
     column: NDArray[Any]  # n    uint8: column of the positive, 0..c
     hash: str
 
-    def items(self, corpus: Corpus, rows: slice = slice(None)) -> NDArray[np.int32]:
-        """Rows x (c + 1) items to rank, the positive in its column, for a slice of the targets."""
+    def items(self, corpus: Corpus, rows: slice | NDArray[np.int64] = slice(None)) -> NDArray[np.int32]:
+        """Rows x (c + 1) items to rank, the positive in its column, for some of the targets."""
         negative, column = self.negative[rows], self.column[rows].astype(np.int64)
         width = negative.shape[1] + 1
         is_positive = np.arange(width) == column[:, None]
@@ -79,15 +79,14 @@ class _Clicked:
         self._items = items
         self._key, self._first = np.unique(row * items + item, return_index=True)
 
-    def before(
-        self, row: NDArray[np.int64], item: NDArray[np.int64], end: NDArray[np.int64]
-    ) -> NDArray[np.bool_]:
+    def before(self, row: NDArray[np.int64], item: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether ``row`` names ``item`` before position ``end`` of the log; the three broadcast together."""
         key = row * self._items + item
         if not len(self._key):
             return np.zeros(np.broadcast_shapes(key.shape, end.shape), bool)
         place = np.minimum(np.searchsorted(self._key, key), len(self._key) - 1)
-        return np.asarray((self._key[place] == key) & (self._first[place] < end))
+        named: NDArray[np.bool_] = (self._key[place] == key) & (self._first[place] < end)
+        return named
 
 
 class _Exclusions:
@@ -107,7 +106,7 @@ class _Exclusions:
 
     def __call__(self, place: NDArray[np.int64], item: NDArray[np.int64]) -> NDArray[np.bool_]:
         """For the targets ``place`` (n) and ``item`` (n x any, or 1 x any): n x any, true where excluded."""
-        excluded = item == self._positive[place][:, None]
+        excluded: NDArray[np.bool_] = item == self._positive[place][:, None]
         if self._history:
             row = self._row[place][:, None]
             excluded |= self._rec.before(row, item, self._rec_end[place][:, None])

@@ -1,7 +1,7 @@
 """The prepared folder: ``manifest.json`` and flat arrays, memory-mapped.
 
-A corpus is read-only. Events are sorted by (row, time, stable row id), where a *row* is one user's log. Training examples
-are never expanded: an example is a position, a history a slice.
+A corpus is read-only. Events are sorted by (row, time, stable row id), where a *row* is one user's log. Training
+examples are never expanded: an example is a position, a history a slice.
 
 Arrays (``NAME.npy``), with P rows, E recommendation clicks, Q searches:
 
@@ -29,8 +29,10 @@ Arrays (``NAME.npy``), with P rows, E recommendation clicks, Q searches:
 ================== ============ =====================================================================================
 
 Tables (``NAME.parquet``): ``items`` (``item`` int32, ``item_id`` text, ``title`` text, then the category columns as
-text), ``users`` (``user`` int32, ``user_id`` text), ``rows`` (``row`` int64, ``user_id`` text), ``words`` (``word`` int32,
-``text``, ``count``), ``queries`` (``query`` int32, ``text``), ``quarantine`` (``table``, ``line``, ``reason``, ``content``).
+text), ``users`` (``user`` int32, ``user_id`` text), ``rows`` (``row`` int64, ``user_id`` text), ``words`` (``word``
+int32, ``text``, ``count``), ``queries`` (``query`` int32, ``text``), ``quarantine`` (``table``, ``line``, ``reason``,
+``content``), ``items_categories`` and ``users_categories`` (``column``, ``value`` int32, ``text``: what a category
+value means).
 
 Candidate sets (``candidates/SPLIT-{target,negative,column}.npy``): see ``candidates.py``. Truth labels, for evaluation
 only (``truth/search_relevant.npy``, Q int8: 1 the user's own, 0 added noise with the same words and items, 2 off-topic
@@ -38,6 +40,7 @@ noise, -1 unknown; ``truth/target_announced.npy``, E int8: 1 where a search anno
 model ever reads them.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,6 +49,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -55,11 +59,7 @@ FORMAT = 1
 PADDING, UNKNOWN, FIRST_ID = 0, 1, 2
 HISTORY, TRAIN, VALIDATION, TEST = 0, 1, 2, 3
 SPLITS = {"train": TRAIN, "val": VALIDATION, "test": TEST}
-ARRAYS = (
-    "row_user rec_offset search_offset rec_item rec_time rec_seen rec_search_seen rec_role search_time search_query "
-    "click_offset click_item query_offset query_word item_count item_pool item_category item_text_offset "
-    "item_text_word user_category"
-).split()  # fmt: skip
+ARRAYS = ["row_user", "rec_offset", "search_offset", "rec_item", "rec_time", "rec_seen", "rec_search_seen", "rec_role", "search_time", "search_query", "click_offset", "click_item", "query_offset", "query_word", "item_count", "item_pool", "item_category", "item_text_offset", "item_text_word", "user_category"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Corpus:
         return int(self.manifest["counts"]["words"]) + FIRST_ID
 
     def table(self, name: str) -> pa.Table:
-        """One of the Parquet tables: items, users, rows, words, queries or quarantine."""
+        """One of the Parquet tables: any named in the module's text."""
         return pq.read_table(self.path / f"{name}.parquet")
 
     @cached_property
@@ -147,3 +147,32 @@ class Corpus:
         """A truth label array, or None where the source knows no truth."""
         file = self.path / "truth" / f"{name}.npy"
         return np.load(file, mmap_mode="r") if file.is_file() else None
+
+
+def hash_content(folder: Path, parameters: dict[str, Any]) -> str:
+    """SHA-256 over names, types and content of all arrays and tables below ``folder`` and over ``parameters``."""
+    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder).as_posix()
+        if file.suffix == ".npy":
+            _hash_array(digest, name, np.load(file, mmap_mode="r"))
+        elif file.suffix == ".parquet":
+            table = pq.read_table(file)
+            for column in table.column_names:
+                _hash_column(digest, f"{name}/{column}", table[column])
+    return digest.hexdigest()
+
+
+def _hash_array(digest: "hashlib._Hash", name: str, array: NDArray[Any]) -> None:
+    digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+def _hash_column(digest: "hashlib._Hash", name: str, column: pa.ChunkedArray) -> None:
+    _hash_array(digest, name, column.is_valid().to_numpy())
+    if not pa.types.is_string(column.type):
+        _hash_array(digest, "value", pc.fill_null(column, 0).to_numpy())
+        return
+    _hash_array(digest, "length", pc.fill_null(pc.binary_length(column), 0).to_numpy())
+    for chunk in pc.fill_null(column, "").chunks:
+        digest.update("".join(chunk.to_pylist()).encode())

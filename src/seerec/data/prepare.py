@@ -1,29 +1,256 @@
 """Event tables to a corpus: the numbered SQL files of ``plan/`` in order, then flat arrays.
 
-Total order of events: user id text, time in ms, then ``line``; equal tables with equal lines give the same corpus, in whatever order
-their rows arrive. Everything fitted (users, items, words, categories) is fitted on the training split.
+Total order of events: user id text, time in ms, then ``line``. Equal tables with equal lines give the same corpus, in
+whatever order their rows arrive. Users, items, words and categories are fitted on the training split.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from seerec.atomic import atomic_folder, write_json
 from seerec.config import DataSettings
 from seerec.data import candidates
-from seerec.data.corpus import FIRST_ID, FORMAT, PADDING, TEST, TRAIN, UNKNOWN, VALIDATION, Corpus
+from seerec.data.corpus import FORMAT, SPLITS, TRAIN, UNKNOWN, Corpus, hash_content
 from seerec.data.events import Events
-from seerec.data.text import Encoded, Tokeniser, encode
+from seerec.data.features import item_features, user_features, write_features
+from seerec.data.splits import Bounds, check_bounds, no_clicks, no_targets, split_instants
+from seerec.data.text import Tokeniser, encode
 from seerec.errors import SeerecError
+
+_SCHEMA = "seerec_plan"
+_FATES = {1: "outside_pool", 2: "repeated", 3: "without_history"}  # of plan/10_fates.sql
+Columns = dict[str, NDArray[Any]]
+
+
+def write_corpus(events: Events, out: Path, settings: DataSettings) -> Corpus:
+    """Prepare checked events as a corpus folder, which appears whole or not at all.
+
+    With ``searches = shuffled`` everything (splits, vocabulary, repeats, candidates) follows as if the log had been so.
+
+    Raises
+    ------
+    SeerecError
+        No clicks or no targets are left, the split's instants make no sense, the pool is too small, ``out`` is a
+        folder of something else, or memory or disk space ran out.
+    """
+    _refuse_foreign(out)
+    instants = split_instants(settings)
+    with atomic_folder(out) as folder, _plan_schema(events.connection) as connection:
+        parameters = {"settings": settings.model_dump(mode="json"), "format": FORMAT}
+        counts, bounds = _run_plan(connection, folder, settings, instants)
+        arrays = Corpus(folder, {})
+        sets: dict[str, Any] = {}
+        for split in ("val", "test"):
+            drawn = candidates.draw(arrays, split, settings)
+            drawn.save(folder, split)
+            sets[split] = {"hash": drawn.hash, "targets": len(drawn.target), "negatives": settings.negatives}
+        write_json(
+            folder / "manifest.json",
+            {
+                "kind": "seerec-corpus",
+                "content_hash": hash_content(folder, parameters),
+                "counts": events.counts | counts,
+                "quarantined": _quarantined(connection),
+                "bounds": bounds,
+                "candidates": sets,
+                "tokeniser": _tokeniser(settings).model_dump(),
+                "source": events.source,
+            }
+            | parameters,
+        )
+    return Corpus.open(out)
+
+
+def _refuse_foreign(out: Path) -> None:
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "manifest.json").is_file()):
+        raise SeerecError(
+            f"{out} exists and is not a corpus, so it is not replaced.",
+            "Give a new folder, or the one of an old corpus.",
+        )
+
+
+def _tokeniser(settings: DataSettings) -> Tokeniser:
+    return Tokeniser(min_word_count=settings.min_word_count, max_words=settings.max_words)
+
+
+@contextmanager
+def _plan_schema(connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A schema of its own for the plan's tables, gone afterwards."""
+    ((before,),) = connection.execute("SELECT current_setting('search_path')").fetchall()
+    connection.execute(f"DROP SCHEMA IF EXISTS {_SCHEMA} CASCADE")
+    connection.execute(f"CREATE SCHEMA {_SCHEMA}")
+    connection.execute(f"SET search_path = '{_SCHEMA},main'")
+    try:
+        yield connection
+    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+        raise SeerecError(
+            f"Memory or disk space ran out while preparing ({str(error).splitlines()[0]}).",
+            "Free some, or prepare on a larger machine.",
+        ) from error
+    finally:
+        connection.execute(f"SET search_path = '{before}'")
+        connection.execute(f"DROP SCHEMA IF EXISTS {_SCHEMA} CASCADE")
+
+
+def _arrays(connection: duckdb.DuckDBPyConnection, query: str) -> Columns:
+    table = connection.sql(query).to_arrow_table()
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def _create(connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> None:
+    connection.register("given", table)
+    connection.execute(f"CREATE TABLE {name} AS SELECT * FROM given")
+    connection.unregister("given")
+
+
+def _run_plan(
+    connection: duckdb.DuckDBPyConnection, folder: Path, settings: DataSettings, instants: Bounds
+) -> tuple[dict[str, int], Bounds]:
+    """Run the SQL files, write arrays and tables into ``folder``; returns the counts and the split's two instants."""
+    names = ("split", "repeats", "min_user_clicks", "min_item_clicks", "val_fraction", "test_fraction")
+    values = {name: [getattr(settings, name)] for name in names} | {
+        name: pa.array([instant], pa.int64()) for name, instant in instants.items()
+    }
+    _create(connection, "settings", pa.table(values))
+    steps = sorted((resources.files("seerec.data") / "plan").iterdir(), key=lambda step: step.name)
+    lexicon: dict[str, int] = {}
+    for step in steps:
+        connection.execute(step.read_text())
+        if step.name == "01_users.sql":
+            _create(connection, "search_owner", _search_owners(connection, settings))
+        elif step.name == "03_bounds.sql":
+            if not _count(connection, "FROM kept_user"):
+                raise no_clicks(settings)
+            bounds = check_bounds(connection.execute("SELECT val_start, test_start FROM bounds").fetchall())
+        elif step.name == "07_queries.sql":
+            texts = connection.sql("SELECT query AS text, uses FROM query_text ORDER BY query").to_arrow_table()
+            queries = encode(texts["text"].chunks, lexicon)
+            numbers = pa.array(np.arange(len(texts), dtype=np.int32))
+            words = pa.array(np.diff(queries.offset))
+            _create(connection, "query_word_count", pa.table({"text": texts["text"], "query": numbers, "words": words}))
+            pq.write_table(pa.table({"query": numbers, "text": texts["text"]}), folder / "queries.parquet")
+    counts, users = _write_events(connection, folder, settings, bounds)
+    users = user_features(connection, users)
+    uses, tokeniser = texts["uses"].to_numpy(), _tokeniser(settings)
+    counts |= write_features(folder, item_features(connection), users, queries, uses, lexicon, tokeniser)
+    quarantine = 'SELECT table_name AS "table", line, reason, content FROM quarantine ORDER BY ALL'
+    pq.write_table(connection.sql(quarantine).to_arrow_table(), folder / "quarantine.parquet")
+    return counts | {"queries": len(texts)}, bounds
+
+
+def _search_owners(connection: duckdb.DuckDBPyConnection, settings: DataSettings) -> pa.Table:
+    """Whose searches (``user_id``) belong to which row (``row_id``)."""
+    searchers = """SELECT user_id, row_id FROM kept_user
+                   WHERE user_id IN (SELECT user_id FROM searches) ORDER BY row_id"""
+    table = connection.sql(searchers).to_arrow_table()
+    if settings.searches == "none":
+        return table.slice(0, 0)
+    if settings.searches == "own" or not len(table):
+        return table
+    if len(table) == 1:
+        raise SeerecError("Only one user has searches, so they cannot be shuffled.", "Use `--searches own` or `none`.")
+    order = np.random.Generator(np.random.Philox(np.random.SeedSequence([settings.seed]))).permutation(len(table))
+    owner = np.empty(len(table), np.int32)
+    owner[order] = table["row_id"].to_numpy()[np.roll(order, 1)]  # one cycle through all: nobody keeps their own
+    return table.set_column(1, "row_id", pa.array(owner))
+
+
+def _count(connection: duckdb.DuckDBPyConnection, rest: str) -> int:
+    return int(connection.execute(f"SELECT count(*) {rest}").fetchall()[0][0])
+
+
+def _offsets(index: NDArray[Any], size: int) -> NDArray[np.int64]:
+    """Size + 1 CSR offsets of sorted group numbers."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(index, minlength=size))])
+
+
+def _save(folder: Path, arrays: Columns) -> None:
+    for name, array in arrays.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        np.save(folder / f"{name}.npy", array)
+
+
+def _write_events(
+    connection: duckdb.DuckDBPyConnection, folder: Path, settings: DataSettings, bounds: Bounds
+) -> tuple[dict[str, int], pa.Table]:
+    """Write rows, clicks and searches; returns the counts and the known users."""
+    rows = connection.sql(
+        "SELECT CAST(row_id AS BIGINT) AS row, user_id FROM kept_user ORDER BY row_id"
+    ).to_arrow_table()
+    rec = _arrays(
+        connection,
+        "SELECT row_id, item, time, part, recs, searches, fate, CAST(coalesce(announced, -1) AS INTEGER) AS announced "
+        "FROM fate ORDER BY row_id, n",
+    )
+    search = _arrays(
+        connection,
+        "SELECT row_id, time, query, training, CAST(coalesce(relevant, -1) AS INTEGER) AS relevant "
+        "FROM search_event ORDER BY row_id, n",
+    )
+    click = _arrays(connection, "SELECT row_id, n, item FROM search_event_click ORDER BY row_id, n, place")
+    rec_offset, search_offset = _offsets(rec["row_id"], len(rows)), _offsets(search["row_id"], len(rows))
+    before = np.arange(len(rec["item"])) - rec_offset[rec["row_id"]]
+    assert (rec["recs"] <= before).all(), "a click would be in its own history"
+    known = np.zeros(len(rows), bool)
+    known[rec["row_id"][rec["part"] == TRAIN]] = True
+    known[search["row_id"][search["training"] == 1]] = True
+    row_user = np.where(known, np.cumsum(known) + UNKNOWN, UNKNOWN).astype(np.int32)
+    role = np.where(rec["fate"] == 0, rec["part"], 0).astype(np.uint8)
+    counts = {
+        "users": len(rows), "known_users": int(known.sum()), "recommendation_clicks": len(role),
+        "searches": len(search["time"]), "search_clicks": len(click["item"]),
+        "clicks_on_unknown_items": _count(connection, "FROM click") - len(role),
+        "searches_without_word_or_known_click": _count(connection, "FROM search") - len(search["time"]),
+    } | _count_targets(connection, rec, settings, bounds)  # fmt: skip
+    _save(folder, {
+        "row_user": row_user, "rec_offset": rec_offset, "search_offset": search_offset, "rec_item": rec["item"],
+        "rec_time": rec["time"], "rec_seen": rec["recs"], "rec_search_seen": rec["searches"], "rec_role": role,
+        "search_time": search["time"], "search_query": search["query"], "click_item": click["item"],
+        "click_offset": _offsets(search_offset[click["row_id"]] + click["n"], len(search["time"])),
+    })  # fmt: skip
+    if (search["relevant"] >= 0).any():
+        relevant = search["relevant"].astype(np.int8)
+        if settings.searches == "shuffled":
+            relevant[relevant == 1] = 0
+        _save(folder, {"truth/search_relevant": relevant})
+    if (rec["announced"] >= 0).any():
+        _save(folder, {"truth/target_announced": rec["announced"].astype(np.int8)})
+    pq.write_table(rows, folder / "rows.parquet")
+    users = pa.table({"user": pa.array(row_user[known]), "user_id": rows["user_id"].filter(pa.array(known))})
+    return counts, users
+
+
+def _count_targets(
+    connection: duckdb.DuckDBPyConnection, rec: Columns, settings: DataSettings, bounds: Bounds
+) -> dict[str, int]:
+    """Targets of each split, and the clicks of it that are none, by reason."""
+    counts = {}
+    for split, part in SPLITS.items():
+        fate = np.bincount(rec["fate"][rec["part"] == part], minlength=len(_FATES) + 1)
+        found = {name: int(fate[number]) for number, name in _FATES.items()}
+        clicks = _count(connection, f"FROM click WHERE part = {part}")
+        if part != TRAIN:
+            found["outside_pool"] += clicks - int(fate.sum())
+        counts[f"targets_{split}"] = int(fate[0])
+        counts |= {f"targets_{split}_{name}": number for name, number in found.items() if part != TRAIN or number}
+        if not fate[0]:
+            raise no_targets(split, clicks, found, settings, bounds)
+    return counts
+
+
+def _quarantined(connection: duckdb.DuckDBPyConnection) -> dict[str, dict[str, int]]:
+    """Quarantined rows by table and reason."""
+    counted: dict[str, dict[str, int]] = {}
+    query = "SELECT table_name, reason, count(*) FROM quarantine GROUP BY ALL ORDER BY ALL"
+    for table, reason, number in connection.execute(query).fetchall():
+        counted.setdefault(table, {})[reason] = number
+    return counted

@@ -1,7 +1,7 @@
 """The tokeniser: text in any script to words, and the vocabulary fitted on the training split.
 
-A word is a run of letters and digits (with the marks that combine with them) of the NFKC-normalised, lower-cased text. Han, kana and
-Hangul runs become overlapping pairs of characters, because they carry no spaces that one could rely on.
+A word is a run of letters and digits (with the marks that combine with them) of the NFKC-normalised, lower-cased text.
+Han, kana and Hangul runs become overlapping pairs of characters, because they carry no spaces that one could rely on.
 """
 
 import re
@@ -22,7 +22,11 @@ from seerec.config import Settings
 from seerec.data.corpus import FIRST_ID, UNKNOWN
 
 _ASCII_WORD = re.compile("[a-z0-9]+")
-_CJK = "\u3005-\u3007\u3041-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U000323af"
+_CJK = (
+    "\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff"  # kana, iteration marks
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"  # Han
+    "\uac00-\ud7a3"  # Hangul
+)
 
 
 @lru_cache(maxsize=1)
@@ -93,9 +97,8 @@ class Encoded:
 
     def count(self, uses: NDArray[np.int64], size: int) -> NDArray[np.int64]:
         """How often each of ``size`` codes occurs when text i is used ``uses[i]`` times."""
-        counted = np.zeros(size, np.int64)
-        np.add.at(counted, self.code, np.repeat(uses, np.diff(self.offset)))
-        return counted
+        weight = np.repeat(uses, np.diff(self.offset))
+        return np.bincount(self.code, weight, minlength=size).astype(np.int64)
 
 
 def encode(texts: Iterable[pa.Array], lexicon: dict[str, int]) -> Encoded:

@@ -94,4 +94,3 @@ def _catalogue_scores(model: Recommender[Any], state: Any, ids: Tensor) -> Tenso
 def _no_nan(scores: Tensor) -> None:
     if bool(scores.isnan().any()):
         raise SeerecError("The model scores NaN, so nothing can be ranked.", "Train again with a lower learning rate.")
-

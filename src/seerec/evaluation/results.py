@@ -39,7 +39,10 @@ class Evaluation:
         return {
             **self.facts,
             **{
-                name: {"targets": int(part.sum()), **(summary(per_target(self.greater[part], self.ties[part])) if part.any() else {})}
+                name: {
+                    "targets": int(part.sum()),
+                    **(summary(per_target(self.greater[part], self.ties[part])) if part.any() else {}),
+                }
                 for name, part in parts.items()
             },
         }

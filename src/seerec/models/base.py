@@ -121,7 +121,7 @@ class CountingRecommender(Recommender[State]):
     def observe(self, batch: Batch) -> None:
         """Count one training batch."""
 
-    def finish(self) -> None:  # noqa: B027
+    def finish(self) -> None:
         """Called once after the last batch."""
 
 

@@ -10,6 +10,7 @@ Equation numbers are the paper's, A-numbers the register in ``lcr_ser_config.py`
 
 import copy
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,9 @@ from torch.nn import functional as F
 
 from seerec.batch import Batch
 from seerec.models.base import Kind, ReasoningRecommender, Vocabulary
+from seerec.models.contexts import OTHER, SIDES, Contexts, LatentSide, append
 from seerec.models.layers import (
-    Attention,
-    EncoderLayer,
     InputLayer,
-    KeysValues,
     Reach,
     history_mask,
     initialise,
@@ -31,9 +30,6 @@ from seerec.models.layers import (
 )
 from seerec.models.lcr_ser_config import LCRSERConfig
 from seerec.models.target_attention import TargetAttention
-
-SIDES = ("s", "r")
-OTHER = {"s": "r", "r": "s"}
 
 
 @dataclass(frozen=True)
@@ -49,21 +45,6 @@ class LCRState:
     noisy_start: dict[str, Tensor] | None = None  # side -> B T N D          h^(0) of each rollout
     cross: dict[str, Tensor] | None = None  # side -> B T N K L   weights of the other side's events, mean over heads
     rollouts: bool = False  # True: the N axis is part of the scores
-
-
-class LatentSide(nn.Module):
-    """One side's encoder (MSA and FFN of eq. 1, shared by reasoning) and its cross-attention (MCA of eq. 4)."""
-
-    def __init__(self, config: LCRSERConfig) -> None:
-        super().__init__()
-        inner, crossed = config.feed_width or config.width, config.layers if config.cross_layers == "all" else 1
-        self.layers = nn.ModuleList(
-            EncoderLayer(config.width, config.heads, inner, config.dropout, config.block, config.activation)
-            for _ in range(config.layers)
-        )
-        self.cross = nn.ModuleList(Attention(config.width, config.heads, config.dropout) for _ in range(crossed))
-        normed = config.cross_norm and config.block != "literal"
-        self.cross_norm = nn.ModuleList(nn.LayerNorm(config.width) if normed else nn.Identity() for _ in range(crossed))
 
 
 class LCRSER(ReasoningRecommender[LCRState]):
@@ -83,9 +64,9 @@ class LCRSER(ReasoningRecommender[LCRState]):
         kinds = {"table": config.steps, "shared": 1, "none": 0}[config.step_position]
         self.step_position = nn.ParameterDict({side: torch.empty(kinds, d) for side in SIDES})
         self.empty = nn.ParameterDict({side: torch.empty(d) for side in SIDES if config.empty == "learned"})
-        self.sides = nn.ModuleDict({side: LatentSide(config) for side in SIDES})
+        self.search, self.recommendation = LatentSide(config), LatentSide(config)
         if config.shared_cross:
-            self.sides["r"].cross = self.sides["s"].cross  # type: ignore[union-attr]
+            self.recommendation.cross = self.search.cross
         if config.aggregation == "target":
             self.target = nn.ModuleDict({s: TargetAttention(d, config.attention, config.heads) for s in SIDES})
         sizes = (4 * d, *config.hidden, 1)
@@ -95,7 +76,14 @@ class LCRSER(ReasoningRecommender[LCRState]):
         initialise(self)
         for table in (*self.position.values(), *self.step_position.values(), *self.empty.values()):
             nn.init.normal_(table, std=0.02)
-        self.twin_sides = copy.deepcopy(self.sides) if config.twin == "separate" else self.sides
+        if config.twin == "separate":
+            self.twin_search, self.twin_recommendation = copy.deepcopy((self.search, self.recommendation))
+
+    def sides(self, twin: bool = False) -> dict[str, LatentSide]:
+        """The encoders by side; the twin without cross-attention has its own only on request (A18)."""
+        if twin and self.config.twin == "separate":
+            return {"s": self.twin_search, "r": self.twin_recommendation}
+        return {"s": self.search, "r": self.recommendation}
 
     # -- encoding, eq. 1 --------------------------------------------------------------------------------------------
 
@@ -113,7 +101,7 @@ class LCRSER(ReasoningRecommender[LCRState]):
             x = (tokens[side] + self.position[side][index.clamp(min=0)]) * present[side].unsqueeze(2)
             mask = history_mask(present[side], self.config.causal)
             layers: list[Tensor] = []
-            for layer in self.sides[side].layers:  # type: ignore[union-attr]
+            for layer in self.sides()[side].layers:
                 layers.append(x)
                 x = layer(x, mask) * present[side].unsqueeze(2)
             state.encoded[side] = x
@@ -133,72 +121,75 @@ class LCRSER(ReasoningRecommender[LCRState]):
         start = {side: state.start[side].unsqueeze(2).expand(b, t, n, d) for side in SIDES}
         if noise_BTND is not None:
             start = {"s": start["s"] + noise_BTND[..., :d], "r": start["r"] + noise_BTND[..., d:]}
-        steps, cross = self._steps(state, start, "cross")
+        steps, cross = self._steps(state, start)
         if self.config.trajectory == "data" and noise_BTND is not None:
             steps = {side: steps[side].detach() for side in SIDES}
         return replace(state, steps=steps, noisy_start=start, cross=cross, rollouts=noise_BTND is not None)
 
     def _steps(
-        self, state: LCRState, start: dict[str, Tensor], mode: str
+        self, state: LCRState, start: dict[str, Tensor], *, twin: bool = False
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Run the recursion from ``start`` (side -> B T N D). ``mode``: cross, or twin (without cross-attention)."""
-        config = self.config
+        """Run the recursion from ``start`` (side -> B T N D), without cross-attention for the twin.
+
+        Returns h^(1..K), B T N K D, and the weights of the other side's events, B T N K L, both by side.
+        """
+        config, sides = self.config, self.sides(twin)
         b, t, n, d = start["r"].shape
-        sides = self.twin_sides if mode == "twin" else self.sides
-        own_source = {"s": "s", "r": "r" if config.self_context == "own" else "s"}
+        source = {"s": "s", "r": "r" if config.self_context == "own" else "s"}
         visible = {s: state.reach[s].visible.unsqueeze(2).expand(b, t, n, -1).flatten(1, 2) for s in SIDES}
-        cache = _Contexts(sides, state, own_source)
+        contexts = Contexts(sides, state.layer_inputs, source)
         h = {side: start[side].flatten(1, 2) for side in SIDES}
         outputs: dict[str, list[Tensor]] = {side: [] for side in SIDES}
         weights: dict[str, list[Tensor]] = {side: [] for side in SIDES}
         for k in range(config.steps):
             x = {side: h[side] + self._step_position(side, k) for side in SIDES}  # eq. 2
-            crossing = mode == "cross" or (config.twin == "last_step" and k + 1 < config.steps)
+            crossing = not twin or (config.twin == "last_step" and k + 1 < config.steps)
             for depth in range(config.layers):
-                cache.extend(depth, x)  # eq. 6
+                contexts.extend(depth, x)  # eq. 6
                 new: dict[str, Tensor] = {}
                 for side in SIDES:
-                    layer, source = sides[side].layers[depth], own_source[side]  # type: ignore[union-attr, index]
-                    own = cache.own("self", side, depth, drop_last=not config.includes_current)
-                    query = layer.context(x[side])
-                    update, _ = layer.attention(query, cache.history["self", side, depth], visible[source], own)
+                    layer = sides[side].layer(depth)
+                    own = contexts.own("self", side, depth, drop_last=not config.includes_current)
+                    history = contexts.history["self", side, depth]
+                    update, _ = layer.attention(layer.context(x[side]), history, visible[source[side]], own)
                     f = layer.join(x[side], update, layer.norm_attention)  # eq. 3
-                    at = cache.cross_index(depth)
-                    if at is not None:
-                        fresh = new["s"] if side == "r" and config.update == "search_first" else None
-                        f, w = self._cross(sides, cache, side, depth, at, f, visible, crossing, fresh)
-                        if w is not None:
-                            weights[side].append(w)
+                    fresh = new["s"] if side == "r" and config.update == "search_first" else None
+                    f, w = self._cross(sides[side], contexts, side, depth, f, visible, crossing, fresh)
+                    if w is not None:
+                        weights[side].append(w)
                     new[side] = layer.feed(f)  # eq. 4
                 x = new
             h = x
             for side in SIDES:
                 outputs[side].append(h[side])
-        stacked = {
-            s: torch.stack(outputs[s], 2).unflatten(1, (t, n)) if outputs[s] else start[s].new_zeros(b, t, n, 0, d)
-            for s in SIDES
-        }
-        crossed = {
-            s: torch.stack(weights[s], 2).unflatten(1, (t, n)) if weights[s] else start[s].new_zeros(b, t, n, 0, 0)
-            for s in SIDES
-        }
-        return stacked, crossed
+        none = start["r"].new_zeros(b, t * n, 0, d)
+        steps = {s: (torch.stack(outputs[s], 2) if outputs[s] else none).unflatten(1, (t, n)) for s in SIDES}
+        cross = {s: (torch.stack(weights[s], 2) if weights[s] else none).unflatten(1, (t, n)) for s in SIDES}
+        return steps, cross
 
     def _cross(
-        self, sides: nn.ModuleDict, cache: "_Contexts", side: str, depth: int, at: int, f: Tensor,
-        visible: dict[str, Tensor], crossing: bool, fresh: Tensor | None,
-    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        self,
+        encoder: LatentSide,
+        contexts: Contexts,
+        side: str,
+        depth: int,
+        f: Tensor,
+        visible: dict[str, Tensor],
+        crossing: bool,
+        fresh: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
         """MCA of eq. 4 and 5 with its residual; in the twin (A18) the update is zero, or the whole join is skipped."""
-        layer: EncoderLayer = sides[side].layers[depth]  # type: ignore[union-attr, index, assignment]
-        norm = sides[side].cross_norm[at]  # type: ignore[union-attr, index]
+        attention, layer = encoder.attention_across(depth), encoder.layer(depth)
+        if attention is None:
+            return f, None
+        norm = encoder.cross_norm(depth)
         if not crossing:
             return (f if self.config.twin == "skip_norm" else layer.join(f, torch.zeros_like(f), norm)), None
-        attention: Attention = sides[side].cross[at]  # type: ignore[union-attr, index, assignment]
-        own = cache.own("cross", side, depth) if self.config.cross_steps else None
+        own = contexts.own("cross", side, depth) if self.config.cross_steps else None
         if fresh is not None:
-            own = _append(own, attention.own(fresh))
+            own = append(own, attention.own(layer.context(fresh)))
         query = norm(f) if self.config.block == "pre" else f
-        update, weights = attention(query, cache.history["cross", side, depth], visible[OTHER[side]], own)
+        update, weights = attention(query, contexts.history["cross", side, depth], visible[OTHER[side]], own)
         return layer.join(f, update, norm), weights
 
     def _step_position(self, side: str, k: int) -> Tensor | float:
@@ -216,9 +207,9 @@ class LCRSER(ReasoningRecommender[LCRState]):
             logits = logits + ((w["s"] + w["r"]) * e_v).sum(-1)
         if self.config.scorer != "dot":
             # The first layer acts on four vectors; each part is computed at its own size and then added.
-            first = self.mlp[0]
-            u, s, r, v = first.weight.split(self.config.width, 1)  # type: ignore[union-attr, operator]
-            user = F.linear(state.user, u, first.bias)[:, None, None, None]  # type: ignore[arg-type]
+            first = cast(nn.Linear, self.mlp[0])
+            u, s, r, v = first.weight.split(self.config.width, 1)
+            user = F.linear(state.user, u, first.bias)[:, None, None, None]
             x = user + F.linear(w["s"], s) + F.linear(w["r"], r) + F.linear(e_v, v)
             for layer in list(self.mlp)[1:]:
                 x = layer(F.dropout(F.relu(x), self.config.dropout, self.training))
@@ -226,7 +217,7 @@ class LCRSER(ReasoningRecommender[LCRState]):
         return logits if state.rollouts else logits.squeeze(2)
 
     def _aggregate(self, state: LCRState, side: str, items_BTCD: Tensor) -> Tensor:
-        """w of eq. 8 over H^(K) of eq. 7, or one of table 3's means; B T N C D (C = 1 for the means)."""
+        """W of eq. 8 over H^(K) of eq. 7, or one of table 3's means; B T N C D (C = 1 for the means)."""
         assert state.steps is not None
         steps, encoded, seen = state.steps[side], state.encoded[side], state.reach[side]
         k = steps.shape[3]
@@ -238,7 +229,7 @@ class LCRSER(ReasoningRecommender[LCRState]):
                 visible = visible & (slot != seen.last.unsqueeze(2))
                 steps = torch.cat([state.noisy_start[side].unsqueeze(3), steps], 3)
                 own_visible = torch.cat([seen.any.unsqueeze(2), own_visible], 2)
-            return self.target[side](items_BTCD, encoded, visible, steps, own_visible)  # type: ignore[no-any-return]
+            return self.target[side](items_BTCD, encoded, visible, steps, own_visible)
         if self.config.aggregation == "last":
             last = steps[:, :, :, -1] if k else state.start[side].unsqueeze(2)
             return last.unsqueeze(3)
@@ -262,7 +253,7 @@ class LCRSER(ReasoningRecommender[LCRState]):
         """Eq. 9, positives only (A22): the crossed states should be nearer to the target than their twin's."""
         assert state.steps is not None
         assert state.noisy_start is not None
-        twin, _ = self._steps(state, state.noisy_start, "twin")
+        twin, _ = self._steps(state, state.noisy_start, twin=True)
         target = self.items(batch.positive_item)
         if self.config.detach in ("target", "both"):
             target = target.detach()
@@ -287,51 +278,3 @@ class LCRSER(ReasoningRecommender[LCRState]):
         if self.config.scorer == "mlp" or state.steps is None:
             return None
         return torch.cat([torch.cat([state.start[s].unsqueeze(2), state.steps[s][:, :, 0]], 2) for s in SIDES], 2)
-
-
-class _Contexts:
-    """Keys and values of eq. 6's contexts: each history once, then one more own vector per step, layer and reader."""
-
-    def __init__(self, sides: nn.ModuleDict, state: LCRState, own_source: dict[str, str]) -> None:
-        self.sides, self.own_source = sides, own_source
-        self.depths = len(state.layer_inputs["r"])
-        self.history: dict[tuple[str, str, int], KeysValues] = {}
-        self._own: dict[tuple[str, str, int], KeysValues] = {}
-        for depth in range(self.depths):
-            for side in SIDES:
-                for reader, source, attention in self._readers(side, depth):
-                    context = sides[source].layers[depth].context(state.layer_inputs[source][depth])  # type: ignore[union-attr, index]
-                    self.history[reader, side, depth] = attention.history(context)
-
-    def cross_index(self, depth: int) -> int | None:
-        """Which cross-attention acts at this depth."""
-        index = depth - (self.depths - len(self.sides["r"].cross))  # type: ignore[arg-type]
-        return index if index >= 0 else None
-
-    def _readers(self, side: str, depth: int) -> list[tuple[str, str, Attention]]:
-        readers = [("self", self.own_source[side], self.sides[side].layers[depth].attention)]  # type: ignore[union-attr, index]
-        at = self.cross_index(depth)
-        if at is not None:
-            readers.append(("cross", OTHER[side], self.sides[side].cross[at]))  # type: ignore[union-attr, index]
-        return readers  # type: ignore[return-value]
-
-    def extend(self, depth: int, x: dict[str, Tensor]) -> None:
-        """Append this step's inputs (side -> B M D) to every context that holds them."""
-        for side in SIDES:
-            for reader, source, attention in self._readers(side, depth):
-                layer = self.sides[source].layers[depth]  # type: ignore[union-attr, index]
-                fresh = attention.own(layer.context(x[source]))
-                self._own[reader, side, depth] = _append(self._own.get((reader, side, depth)), fresh)
-
-    def own(self, reader: str, side: str, depth: int, drop_last: bool = False) -> KeysValues | None:
-        """The own block B M k h e; without this step's input if asked, None where that leaves nothing."""
-        block = self._own[reader, side, depth]
-        if not drop_last:
-            return block
-        return KeysValues(block.key[:, :, :-1], block.value[:, :, :-1]) if block.key.shape[2] > 1 else None
-
-
-def _append(block: KeysValues | None, fresh: KeysValues) -> KeysValues:
-    if block is None:
-        return fresh
-    return KeysValues(torch.cat([block.key, fresh.key], 2), torch.cat([block.value, fresh.value], 2))

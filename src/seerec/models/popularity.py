@@ -17,7 +17,7 @@ class Popularity(CountingRecommender[Tensor]):
 
     key = "popularity"
     title = "Popularity"
-    reads: frozenset[str] = frozenset()
+    reads = frozenset()
     Config = CountConfig
     packs = True
 

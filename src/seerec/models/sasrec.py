@@ -46,9 +46,12 @@ class SASRec(NeuralRecommender[Tensor]):
         self.config = config
         self.inputs = InputLayer(vocabulary, config)
         self.position = nn.Parameter(torch.empty(rec_length, d))
-        block = QueryNormBlock if config.norm == "query_only" else EncoderLayer
-        extra = {} if config.norm == "query_only" else {"block": config.norm}
-        self.blocks = nn.ModuleList(block(d, config.heads, d, config.dropout, **extra) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(
+            QueryNormBlock(d, config.heads, d, config.dropout)
+            if config.norm == "query_only"
+            else EncoderLayer(d, config.heads, d, config.dropout, config.norm)
+            for _ in range(config.layers)
+        )
         self.norm = nn.LayerNorm(d) if config.norm != "post" else nn.Identity()
         initialise(self)
         nn.init.normal_(self.position, std=0.02)

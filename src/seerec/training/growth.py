@@ -29,7 +29,8 @@ def adopt(model: Recommender[Any], old: Artifact, corpus: Corpus) -> None:
         )
     if old.model.config != model.config:
         raise SeerecError(
-            "The artifact was trained with other model settings.", "Use the same --preset and --set model.* as that run."
+            "The artifact was trained with other model settings.",
+            "Use the same --preset and --set model.* as that run.",
         )
     rows = {
         "inputs.item": _shared(old.items, corpus.table("items"), "item", "item_id"),
@@ -76,5 +77,3 @@ def _values(
         before, now = np.append(pair[:, 0], 0), np.append(pair[:, 1], 0)
         matched[f"{name}.{column}"] = (before.astype(np.int64), now.astype(np.int64))
     return matched
-
-

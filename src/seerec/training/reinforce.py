@@ -92,7 +92,11 @@ class PolicyObjective:
         with torch.no_grad():
             rewards = reward(logits, batch.positive, s.reward)
             gain = advantage(rewards, s)
-            noise = draw_noise(batch, model.start_width, s, stream=1) if s.reference_noise == "fresh" else self._rollout.noise
+            noise = (
+                draw_noise(batch, model.start_width, s, stream=1)
+                if s.reference_noise == "fresh"
+                else self._rollout.noise
+            )
             other = _scores(self.reference, batch, noise)
         log_all, reference_all = log_policy(logits, s), log_policy(other, s)
         chosen, reference = _chosen(log_all, batch.positive), _chosen(reference_all, batch.positive)

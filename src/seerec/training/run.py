@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seerec.artifact import locate
 from seerec.atomic import write_json
 from seerec.errors import SeerecError
 
@@ -27,7 +28,9 @@ class Run:
         try:
             facts = json.loads((path / "run.json").read_text())
         except (OSError, ValueError) as error:
-            raise SeerecError(f"{path} is not a run: it has no readable run.json.", "Give the folder of `seerec train --out`.") from error
+            raise SeerecError(
+                f"{path} is not a run: it has no readable run.json.", "Give the folder of `seerec train --out`."
+            ) from error
         return cls(path, facts)
 
     @classmethod
@@ -51,20 +54,11 @@ class Run:
         for name in facts:
             if name != "corpus" and run.facts.get(name) != json.loads(json.dumps(facts[name])):
                 raise SeerecError(
-                    f"The run in {path} was started with another {name}.", "Resume with the same settings, or choose another --out."
+                    f"The run in {path} was started with another {name}.",
+                    "Resume with the same settings, or choose another --out.",
                 )
         return run
 
-    @property
-    def corpus(self) -> Path:
-        """The corpus it was trained on."""
-        return Path(self.facts["corpus"])
-
     def artifact(self, stage: int | None = None) -> Path:
         """The best model of a stage, by default of the last one there is. Raises SeerecError where there is none."""
-        stages = [stage] if stage is not None else [2, 1]
-        for number in stages:
-            if (self.path / f"stage{number}" / "manifest.json").is_file():
-                return self.path / f"stage{number}"
-        wanted = f"stage {stage} model" if stage is not None else "trained model"
-        raise SeerecError(f"The run {self.path} has no {wanted} yet.", "Train it (`seerec train ... --resume`) first.")
+        return locate(self.path, stage)

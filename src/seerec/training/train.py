@@ -79,7 +79,9 @@ def train(
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
     config, training = resolve(model, preset, settings or {})
     if not len(corpus.targets("train")):
-        raise SeerecError(f"The corpus {corpus.path} has no training targets.", "Prepare a log with more clicks per user.")
+        raise SeerecError(
+            f"The corpus {corpus.path} has no training targets.", "Prepare a log with more clicks per user."
+        )
     facts = {
         "kind": "seerec-run",
         "seerec": seerec.__version__,
@@ -98,11 +100,13 @@ def train(
         return run
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.use_deterministic_algorithms(place.type == "cpu")
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     work = _Work(corpus, training, run, place, progress)
     torch.manual_seed(seed_of(training.seed))
     batch = training.batch
-    built = build(model, config, artifact.vocabulary_of(corpus, batch.query_words), batch.rec_length, batch.search_length)
+    built = build(
+        model, config, artifact.vocabulary_of(corpus, batch.query_words), batch.rec_length, batch.search_length
+    )
     if start is not None:
         adopt(built, artifact.load(start), corpus)
     if isinstance(built, CountingRecommender):
@@ -151,7 +155,9 @@ class _Work:
                 number=1,
                 model=model,
                 inputs=model.inputs,
-                batches=self._batches(model, s.batch.rows, s.batch.negatives, s.unknown_user_share, s.batch.fresh_negatives),
+                batches=self._batches(
+                    model, s.batch.rows, s.batch.negatives, s.unknown_user_share, s.batch.fresh_negatives
+                ),
                 objective=objective,
                 optimizer=self._optimizer(model, s.weight_decay),
                 validate=self._validate(model),
@@ -216,7 +222,9 @@ class _Work:
         journal.close()
         with (self.run.path / "timing.jsonl").open("a") as file:
             seconds = round(time.monotonic() - began, 3)
-            file.write(json.dumps({"stage": stage.number, "seconds": seconds, "threads": torch.get_num_threads()}) + "\n")
+            file.write(
+                json.dumps({"stage": stage.number, "seconds": seconds, "threads": torch.get_num_threads()}) + "\n"
+            )
         self.results[f"stage{stage.number}"] = artifact.read_manifest(self.run.artifact(stage.number))["validation"]
 
     def _batches(
@@ -256,7 +264,8 @@ class _Work:
                 "settings": self.settings.model_dump(),
                 "optimizer": self.settings.optimizer,
             }
-            artifact.save(self.run.path / f"stage{stage}", model, self.vocabulary, self.corpus, self.settings.batch, facts)
+            artifact.save(
+                self.run.path / f"stage{stage}", model, self.vocabulary, self.corpus, self.settings.batch, facts
+            )
 
         return keep
-

@@ -1,0 +1,88 @@
+"""LCR-SER's two sides, and the contexts their reasoning attends to (eq. 6): every history is projected once."""
+
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from seerec.models.layers import Attention, EncoderLayer, KeysValues
+from seerec.models.lcr_ser_config import LCRSERConfig
+
+SIDES = ("s", "r")
+OTHER = {"s": "r", "r": "s"}
+
+
+class LatentSide(nn.Module):
+    """One side's encoder (MSA and FFN of eq. 1, shared by reasoning) and its cross-attention (MCA of eq. 4 and 5)."""
+
+    def __init__(self, config: LCRSERConfig) -> None:
+        super().__init__()
+        inner, crossed = config.feed_width or config.width, config.layers if config.cross_layers == "all" else 1
+        self.layers = nn.ModuleList(
+            EncoderLayer(config.width, config.heads, inner, config.dropout, config.block, config.activation)
+            for _ in range(config.layers)
+        )
+        self.cross = nn.ModuleList(Attention(config.width, config.heads, config.dropout) for _ in range(crossed))
+        normed = config.cross_norm and config.block != "literal"
+        self.cross_norms = nn.ModuleList(
+            nn.LayerNorm(config.width) if normed else nn.Identity() for _ in range(crossed)
+        )
+
+    def layer(self, depth: int) -> EncoderLayer:
+        """The encoder layer at this depth."""
+        return cast(EncoderLayer, self.layers[depth])
+
+    def attention_across(self, depth: int) -> Attention | None:
+        """The cross-attention that acts at this depth, if any."""
+        index = depth - (len(self.layers) - len(self.cross))
+        return cast(Attention, self.cross[index]) if index >= 0 else None
+
+    def cross_norm(self, depth: int) -> nn.Module:
+        """The normalisation that belongs to it."""
+        return self.cross_norms[depth - (len(self.layers) - len(self.cross))]
+
+
+class Contexts:
+    """Keys and values for each (reader, side, depth): the history's, and the reasoning inputs appended so far.
+
+    ``reader`` is ``self`` (MSA) or ``cross`` (MCA); ``own_source`` says whose inputs a side's MSA reads (A1).
+    """
+
+    def __init__(
+        self, sides: dict[str, LatentSide], inputs: dict[str, list[Tensor]], own_source: dict[str, str]
+    ) -> None:
+        self._sides, self._own_source = sides, own_source
+        self.history: dict[tuple[str, str, int], KeysValues] = {}
+        self._own: dict[tuple[str, str, int], KeysValues] = {}
+        for depth in range(len(inputs["r"])):
+            for key, source, attention in self._readers(depth):
+                context = sides[source].layer(depth).context(inputs[source][depth])
+                self.history[key] = attention.history(context)
+
+    def extend(self, depth: int, x: dict[str, Tensor]) -> None:
+        """Append this step's inputs (side -> B M D) to every context that holds them."""
+        for key, source, attention in self._readers(depth):
+            fresh = attention.own(self._sides[source].layer(depth).context(x[source]))
+            self._own[key] = append(self._own.get(key), fresh)
+
+    def own(self, reader: str, side: str, depth: int, *, drop_last: bool = False) -> KeysValues | None:
+        """The appended block B M k h e; without this step's input if asked, None where that leaves nothing."""
+        block = self._own[reader, side, depth]
+        if not drop_last:
+            return block
+        return KeysValues(block.key[:, :, :-1], block.value[:, :, :-1]) if block.key.shape[2] > 1 else None
+
+    def _readers(self, depth: int) -> Iterator[tuple[tuple[str, str, int], str, Attention]]:
+        for side in SIDES:
+            yield ("self", side, depth), self._own_source[side], self._sides[side].layer(depth).attention
+            across = self._sides[side].attention_across(depth)
+            if across is not None:
+                yield ("cross", side, depth), OTHER[side], across
+
+
+def append(block: KeysValues | None, fresh: KeysValues) -> KeysValues:
+    """One more own vector per query."""
+    if block is None:
+        return fresh
+    return KeysValues(torch.cat([block.key, fresh.key], 2), torch.cat([block.value, fresh.value], 2))
