@@ -73,21 +73,35 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def write_bytes(target: Path, content: bytes) -> None:
-    """Replace the file ``target`` by ``content`` in one step. Raises SeerecError when the disk is full."""
+@contextlib.contextmanager
+def atomic_file(target: Path) -> Iterator[Path]:
+    """A new file to write; when the block ends well it replaces ``target``, else it vanishes.
+
+    Raises
+    ------
+    SeerecError
+        The disk is full or the place is not writable.
+    """
     with _named_disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=_PREFIX, dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).rename(target)
+        os.close(handle)
+    work = Path(name)
+    try:
+        with _named_disk_errors(target):
+            yield work
+            _flush(work)
+            work.chmod(0o644)
+            work.rename(target)
             _flush(target.parent)
-        finally:
-            Path(name).unlink(missing_ok=True)
+    finally:
+        work.unlink(missing_ok=True)
+
+
+def write_bytes(target: Path, content: bytes) -> None:
+    """Replace the file ``target`` by ``content`` in one step. Raises SeerecError when the disk is full."""
+    with atomic_file(target) as work:
+        work.write_bytes(content)
 
 
 def write_json(target: Path, content: Any) -> None:

@@ -165,27 +165,29 @@ def test_every_announced_target_was_searched_for(frames, compatible):
     pairs = pairs[pairs.timestamp_search < pairs.start]
     announcing = pairs.groupby("row").timestamp_search.max()
     assert set(announcing.index) == set(targets.row)
-    last_click = clicks.assign(
-        page_before=clicks.start.where(clicks.start != clicks.timestamp, clicks.timestamp.shift())
-    )
-    page_before = last_click.set_index("row").page_before[announcing.index]
-    assert (announcing < page_before).mean() > 0.9
+    starts = clicks.groupby("request_id", sort=False).start.first()
+    page_before = targets.set_index("row").request_id.map(starts.shift())[announcing.index]
+    assert (announcing < page_before).mean() > 0.75  # the latest of an announcement's searches, too
 
 
 def test_searches_tell_the_next_intent_and_clicks_do_not(quiet, compatible):
-    """Without noise: the truth is certain from the announcement, a guess at best one in four from the clicks."""
+    """Without noise: the searches not yet followed by a click mostly tell the intent, the clicks at best one in four."""
     intent, page = item_intent(quiet), pages(quiet)
     page = page[page.announced == 1].reset_index(names="page")
     searches = quiet["searches"].assign(intent=[intent[min(compatible[query])] for query in quiet["searches"]["query"]])
 
-    pairs = page.merge(searches, on="user_id", suffixes=("", "_search"))
-    pairs = pairs[(pairs.timestamp_search < pairs.timestamp) & (pairs.intent_search != pairs.before)]
-    latest = pairs.sort_values(["page", "timestamp_search"]).groupby("page").last()
-    assert (latest.intent == latest.intent_search).sum() / len(page) > 0.75  # the simplest reading of the searches
+    clicks = quiet["recommendations"].assign(intent=quiet["recommendations"].item_id.map(intent))
+    past = page.merge(searches, on="user_id", suffixes=("", "_search"))
+    past = past[past.timestamp_search < past.timestamp]
+    answered = past.merge(clicks, left_on=["user_id", "intent_search"], right_on=["user_id", "intent"])
+    answered = answered[answered.timestamp_y.between(answered.timestamp_search, answered.timestamp_x, inclusive="left")]
+    answered = pd.MultiIndex.from_frame(answered[["page", "search_id"]])
+    pending = past[~pd.MultiIndex.from_frame(past[["page", "search_id"]]).isin(answered)]
+    oldest = pending.sort_values(["page", "timestamp_search"]).groupby("page").first()
+    assert (oldest.intent == oldest.intent_search).sum() / len(page) > 0.7  # the longest searched for, not yet clicked
 
     transitions = pd.crosstab(page.before, page.intent)
     assert transitions.max(axis=1).sum() / len(page) <= 0.25  # the best guess from the last click, known in hindsight
-    clicks = quiet["recommendations"].assign(intent=quiet["recommendations"].item_id.map(intent))
     seen = page.merge(clicks, on="user_id", suffixes=("", "_click"))
     seen = seen[(seen.timestamp_click < seen.timestamp) & (seen.intent_click != seen.before)]
     counts = seen.groupby(["page", "intent", "intent_click"]).size().reset_index(name="clicks")
@@ -249,9 +251,7 @@ def test_tiny_marketplaces(settings):
         assert len(tables["users"]) == settings["users"]
 
 
-@pytest.mark.parametrize(
-    "settings", [{"users": 0}, {"seed": -1}, {"announce": 1.1}, {"announce": float("nan")}, {"noise": 1.0}]
-)
+@pytest.mark.parametrize("settings", [{"users": 0}, {"seed": -1}, {"announce": 1.1}, {"announce": float("nan")}, {"noise": 1.0}])
 def test_bad_parameters_are_named(settings):
     with pytest.raises(SeerecError, match=next(iter(settings))):
         simulate(**settings)
@@ -262,13 +262,10 @@ def test_read_fills_the_event_tables():
         events = read(connection, users=50, seed=3, announce=0.7, noise=0.5)
         tables = simulate(users=50, seed=3)
         for name, table in tables.items():
-            assert connection.sql(f"SELECT count(*) FROM {name}").fetchone() == (len(table),)
-        assert connection.sql("SELECT count(*) FROM quarantine").fetchone() == (0,)
+            assert connection.execute(f"SELECT count(*) FROM {name}").fetchone() == (len(table),)
+        assert connection.execute("SELECT count(*) FROM quarantine").fetchone() == (0,)
         assert events.source["name"] == "simulated"
         assert events.source["options"] == {"users": 50, "seed": 3, "announce": 0.7, "noise": 0.5}
-        assert connection.sql(
-            "SELECT count(DISTINCT request_id), sum(announced) > 0 FROM recommendations"
-        ).fetchone() == (
-            len(set(tables["recommendations"]["request_id"].to_pylist())),
-            True,
-        )
+        pages, announced = connection.execute("SELECT count(DISTINCT request_id), sum(announced) FROM recommendations").fetchone()
+        assert pages == len(set(tables["recommendations"]["request_id"].to_pylist()))
+        assert announced == sum(tables["recommendations"]["announced"].to_pylist()) > 0

@@ -16,7 +16,7 @@ from seerec.config import BatchSettings
 from seerec.data.candidates import CandidateSet
 from seerec.data.corpus import TRAIN, UNKNOWN, Corpus
 from seerec.data.draws import below, bits, uniform
-from seerec.data.histories import Histories, Ints
+from seerec.data.histories import Histories, Ints, expand
 
 _ORDER, _PHASE, _USER, _NEGATIVE, _ROW = range(5)
 _SORT_SPAN = 16  # batches whose rows are sorted by length together, so that little is padded
@@ -182,10 +182,10 @@ class EvaluationBatches:
     def seen_items(self, index: Ints) -> tuple[Ints, Ints]:
         """(place in ``index``, item) of everything these targets' users clicked before, in either log, uncut."""
         row, c = self.row[index], self._corpus
-        rec_owner, rec_at = _expand(np.asarray(c.rec_offset)[row], self._rec_end[index])
+        rec_owner, rec_at = expand(np.asarray(c.rec_offset)[row], self._rec_end[index])
         search_lo = np.asarray(c.search_offset)[row]
         clicks = np.asarray(c.click_offset)
-        click_owner, click_at = _expand(clicks[search_lo], clicks[self._search_end[index]])
+        click_owner, click_at = expand(clicks[search_lo], clicks[self._search_end[index]])
         items = [np.asarray(c.rec_item)[rec_at], np.asarray(c.click_item)[click_at]]
         return np.concatenate([rec_owner, click_owner]), np.concatenate(items).astype(np.int64)
 
@@ -205,12 +205,6 @@ class EvaluationBatches:
             self._time[index][:, None],
             self.target[index],
         )
-
-
-def _expand(lo: Ints, hi: Ints) -> tuple[Ints, Ints]:
-    """All positions of the ranges lo[i]:hi[i], with the i each belongs to."""
-    owner = np.repeat(np.arange(len(lo)), hi - lo)
-    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(hi - lo) - (hi - lo), hi - lo) + lo[owner]
 
 
 def _own_items(corpus: Corpus) -> Ints:

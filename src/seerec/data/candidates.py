@@ -2,11 +2,11 @@
 
 Files ``candidates/SPLIT-NAME.npy`` for the splits val and test, with n targets and c negatives each:
 
-============ ========= =======================================================
+============ ========= =============================================================
 ``target``   n int64   positions into ``rec_item``
 ``negative`` n c int32 distinct items of the pool, in the order they were drawn
-``column``   n uint8   where the positive is put among them, 0..c
-============ ========= =======================================================
+``column``   n uint8   where the positive is put among them, 0..c (wider type above 255)
+============ ========= =============================================================
 
 The pool is ``item_pool``. A negative is never the positive; with ``repeats = drop`` it is no recommendation or search
 click either that the target may see. Items come one after the other, each with its share of what is left: equal shares
@@ -105,12 +105,12 @@ class _Exclusions:
             self._click = _Clicked(click_row, corpus.click_item, corpus.items)
 
     def __call__(self, place: NDArray[np.int64], item: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """For the targets ``place`` (n) and ``item`` (n x any, or 1 x any): n x any, true where excluded."""
-        excluded: NDArray[np.bool_] = item == self._positive[place][:, None]
+        """Whether ``item`` is excluded for the targets number ``place``; the two broadcast together."""
+        excluded: NDArray[np.bool_] = item == self._positive[place]
         if self._history:
-            row = self._row[place][:, None]
-            excluded |= self._rec.before(row, item, self._rec_end[place][:, None])
-            excluded |= self._click.before(row, item, self._click_end[place][:, None])
+            row = self._row[place]
+            excluded |= self._rec.before(row, item, self._rec_end[place])
+            excluded |= self._click.before(row, item, self._click_end[place])
         return excluded
 
 
@@ -134,7 +134,7 @@ def _fill(
     """Fill the open cells (-1, at the right) of ``chosen`` (n c): the smallest exponential times over weights win."""
     wanted = chosen.shape[1]
     time = generator.standard_exponential((len(chosen), len(pool))) / weight
-    time[excluded(place, pool[None, :])] = np.inf
+    time[excluded(place[:, None], pool[None, :])] = np.inf
     row, column = np.nonzero(chosen >= 0)
     time[row, np.searchsorted(pool, chosen[row, column])] = np.inf
     order = np.argsort(time, axis=1, kind="stable")[:, :wanted]
@@ -165,10 +165,11 @@ def draw(corpus: Corpus, split: str, settings: DataSettings) -> CandidateSet:
     wanted, target = settings.negatives, corpus.targets(split)
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([settings.seed, SPLITS[split]])))
     count = np.asarray(corpus.item_count)
-    weight = count if settings.sampler == "popularity" else np.ones_like(count)
+    uniform = settings.sampler == "uniform"
+    weight = np.ones_like(count) if uniform else count
     pool = np.flatnonzero(corpus.item_pool & (weight > 0))
-    if len(pool) <= wanted:
-        raise _too_small(wanted, len(pool) - 1)
+    if len(pool) < wanted:
+        raise _too_small(wanted, len(pool))
     weight = weight[pool]
     upto = np.cumsum(weight)
     excluded = _Exclusions(corpus, target, settings.repeats)
@@ -179,9 +180,11 @@ def draw(corpus: Corpus, split: str, settings: DataSettings) -> CandidateSet:
         still_open = np.arange(len(place))
         for _ in range(_ROUNDS):
             tried = chosen[still_open]
-            new = tried < 0
-            tried[new] = pool[np.searchsorted(upto, generator.integers(0, upto[-1], int(new.sum())), side="right")]
-            refused = _repeated(tried) | (new & excluded(place[still_open], tried))
+            row, column = np.nonzero(tried < 0)
+            point = generator.integers(0, upto[-1], len(row))
+            tried[row, column] = pool[point if uniform else np.searchsorted(upto, point, side="right")]
+            refused = _repeated(tried)
+            refused[row, column] |= excluded(place[still_open[row]], tried[row, column])
             tried[refused] = -1
             order = np.argsort(refused, axis=1, kind="stable")  # what stays moves left, in the order it was drawn
             chosen[still_open] = np.take_along_axis(tried, order, 1)
@@ -195,8 +198,8 @@ def draw(corpus: Corpus, split: str, settings: DataSettings) -> CandidateSet:
             _fill(filled, place[rows], excluded, pool, weight, generator)
             chosen[rows] = filled
         negative[start : start + len(place)] = chosen
-    column = generator.integers(0, wanted + 1, len(target)).astype(np.min_scalar_type(wanted))
+    at = generator.integers(0, wanted + 1, len(target)).astype(np.min_scalar_type(wanted))
     digest = hashlib.sha256()
-    for array in (target, negative, column):
+    for array in (target, negative, at):
         digest.update(array.tobytes())
-    return CandidateSet(target, negative, column, digest.hexdigest())
+    return CandidateSet(target, negative, at, digest.hexdigest())

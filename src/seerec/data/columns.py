@@ -67,9 +67,7 @@ def require(table: str, columns: dict[str, str]) -> None:
         fix = "Rename " + ", ".join(f"`{column}` to `{name}`" for name, column in close.items()) + "."
     elif any(re.fullmatch(r"[\d.]+", column) for column in found):
         fix = f"Put a header line with {', '.join(REQUIRED[table])} on top."
-    raise SeerecError(
-        f"The {table} table has no column {', '.join(missing)} (found: {', '.join(found) or 'none'}).", fix
-    )
+    raise SeerecError(f"The {table} table has no column {', '.join(missing)} (found: {', '.join(found) or 'none'}).", fix)
 
 
 def event_columns(table: str, columns: dict[str, str]) -> str:
@@ -90,25 +88,17 @@ def event_columns(table: str, columns: dict[str, str]) -> str:
     if table == "recommendations":
         given = "nullif(trim(clicked::VARCHAR), '')" if "clicked" in kinds else "NULL::VARCHAR"
         click = f"CASE TRY_CAST({given} AS DOUBLE) WHEN 0 THEN false WHEN 1 THEN true END"
-        parts += [
-            f"CASE WHEN {given} IS NULL THEN true ELSE coalesce({click}, TRY_CAST({given} AS BOOLEAN)) END AS clicked"
-        ]
+        parts += [f"CASE WHEN {given} IS NULL THEN true ELSE coalesce({click}, TRY_CAST({given} AS BOOLEAN)) END AS clicked"]
         return ", ".join([*parts, identifier("request_id"), label("announced")])
     query = "NULL::VARCHAR"
     if kinds:
         words = kinds["query"].endswith("]")
         query = "array_to_string(query::VARCHAR[], ' ')" if words else "query::VARCHAR"
-    search = (
-        f"coalesce({_id('search_id', kinds['search_id'])}, 'line ' || line)"
-        if "search_id" in kinds
-        else "'line ' || line"
-    )
+    search = f"coalesce({_id('search_id', kinds['search_id'])}, 'line ' || line)" if "search_id" in kinds else "'line ' || line"
     return ", ".join([*parts, f"{search} AS search_id", f"{query} AS query", label("relevant")])
 
 
-def side_columns(
-    connection: duckdb.DuckDBPyConnection, table: str, columns: dict[str, str]
-) -> tuple[str, dict[str, Any]]:
+def side_columns(connection: duckdb.DuckDBPyConnection, table: str, columns: dict[str, str]) -> tuple[str, dict[str, Any]]:
     """SQL columns of ``items`` or ``users``, and which columns became title, text, category or nothing.
 
     Categories are the columns with a category's name (in ``users``: every column); text is every other column that
@@ -162,9 +152,7 @@ def _time(kind: str) -> tuple[str, str]:
         )
     if kind.removeprefix("U") in _INTEGERS:
         value = f"TRY_CAST({given} AS BIGINT)"
-        return value, (
-            f"CASE WHEN {given} IS NULL THEN 'time_missing' WHEN {value} IS NULL THEN 'time_out_of_range' END"
-        )
+        return value, (f"CASE WHEN {given} IS NULL THEN 'time_missing' WHEN {value} IS NULL THEN 'time_out_of_range' END")
     words = f"nullif(trim({given}::VARCHAR), '')"
     number = f"TRY_CAST({words} AS DOUBLE)"
     date = f"CASE WHEN regexp_matches({words}, '^\\d{{4}}-') THEN epoch_ms(TRY_CAST({words} AS TIMESTAMPTZ)) END"

@@ -59,7 +59,28 @@ FORMAT = 1
 PADDING, UNKNOWN, FIRST_ID = 0, 1, 2
 HISTORY, TRAIN, VALIDATION, TEST = 0, 1, 2, 3
 SPLITS = {"train": TRAIN, "val": VALIDATION, "test": TEST}
-ARRAYS = ["row_user", "rec_offset", "search_offset", "rec_item", "rec_time", "rec_seen", "rec_search_seen", "rec_role", "search_time", "search_query", "click_offset", "click_item", "query_offset", "query_word", "item_count", "item_pool", "item_category", "item_text_offset", "item_text_word", "user_category"]  # fmt: skip
+ARRAYS = [
+    "row_user",
+    "rec_offset",
+    "search_offset",
+    "rec_item",
+    "rec_time",
+    "rec_seen",
+    "rec_search_seen",
+    "rec_role",
+    "search_time",
+    "search_query",
+    "click_offset",
+    "click_item",
+    "query_offset",
+    "query_word",
+    "item_count",
+    "item_pool",
+    "item_category",
+    "item_text_offset",
+    "item_text_word",
+    "user_category",
+]
 
 
 @dataclass(frozen=True)

@@ -81,12 +81,10 @@ def check(connection: duckdb.DuckDBPyConnection, source: dict[str, Any]) -> Even
         else:
             select, used = side_columns(connection, table, columns)
             source = source | ({f"{table}_columns": used} if columns else {})
-        raw = (
-            f"(SELECT *, r AS raw FROM raw_{table} AS r)"
-            if columns
-            else "(SELECT NULL::BIGINT AS line, NULL AS raw) WHERE false"
-        )
-        counts |= _sort_rows(connection, table, f"SELECT line, {select}, raw FROM {raw}")
+        rows = f"SELECT line, {select}, row_text FROM (SELECT *, whole_row AS row_text FROM raw_{table} AS whole_row)"
+        if not columns:
+            rows = f"SELECT NULL::BIGINT AS line, {select}, NULL::VARCHAR AS row_text WHERE false"
+        counts |= _sort_rows(connection, table, rows)
         _drop(connection, f"raw_{table}")
     if not counts["recommendations_accepted"]:
         raise _nothing_accepted(connection, counts["recommendations_read"])
@@ -129,9 +127,7 @@ def _copy(connection: duckdb.DuckDBPyConnection, table: str, content: Any) -> No
         ) from error
     names = list(columns_of(connection, "given"))
     columns = "".join(
-        f", {quoted(old)} AS {quoted(new)}"
-        for old, new in zip(names, tidy(names), strict=True)
-        if new.lower() != "line"
+        f", {quoted(old)} AS {quoted(new)}" for old, new in zip(names, tidy(names), strict=True) if new.lower() != "line"
     )
     connection.execute(f"CREATE TABLE raw_{table} AS SELECT row_number() OVER () AS line{columns} FROM given")
     connection.unregister("given")
@@ -151,24 +147,23 @@ def _sort_rows(connection: duckdb.DuckDBPyConnection, table: str, rows: str) -> 
                   FROM ({rows}))"""
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE judged AS
-        SELECT * EXCLUDE (raw, own, number), CASE WHEN reason IS NOT NULL THEN raw::VARCHAR END AS content FROM (
+        SELECT * EXCLUDE (row_text, own, number), CASE WHEN reason IS NOT NULL THEN row_text::VARCHAR END AS content FROM (
             SELECT *, CASE WHEN own IS NOT NULL THEN own WHEN number > 1 THEN '{reason}' END AS reason FROM (
                 SELECT *, row_number() OVER (PARTITION BY own IS NULL, {same} ORDER BY line) AS number FROM ({rows})))
         """)
     columns = _EVENT_TABLES.get(table, "* EXCLUDE (line, reason, content)")
     order = "line, timestamp" if table in _EVENT_TABLES else "line"
     connection.execute(f"CREATE TABLE {table} AS SELECT {columns} FROM judged WHERE reason IS NULL ORDER BY {order}")
-    row = connection.execute(f"""
-        SELECT count(*) + (SELECT count(*) FROM quarantine WHERE table_name = '{table}') FROM judged""").fetchone()
+    refused = f"(SELECT count(*) FROM quarantine WHERE table_name = '{table}')"  # sources refuse rows of their own
+    read = connection.execute(f"SELECT count(*) + {refused} FROM judged").fetchone()
     connection.execute(f"""
         INSERT INTO quarantine
         SELECT '{table}', line, reason, content FROM judged WHERE reason IS NOT NULL ORDER BY {order}""")
-    kept = connection.execute(f"""
-        SELECT (SELECT count(*) FROM {table}), (SELECT count(*) FROM quarantine WHERE table_name = '{table}')""").fetchone()
+    kept = connection.execute(f"SELECT count(*), {refused} FROM {table}").fetchone()
     connection.execute("DROP TABLE judged")
-    assert row is not None
+    assert read is not None
     assert kept is not None
-    return {f"{table}_read": int(row[0]), f"{table}_accepted": int(kept[0]), f"{table}_quarantined": int(kept[1])}
+    return {f"{table}_read": int(read[0]), f"{table}_accepted": int(kept[0]), f"{table}_quarantined": int(kept[1])}
 
 
 def _drop(connection: duckdb.DuckDBPyConnection, name: str) -> None:

@@ -35,9 +35,7 @@ def tidy(names: Sequence[str]) -> list[str]:
 
 def create_quarantine(connection: duckdb.DuckDBPyConnection) -> None:
     """Make the empty table ``quarantine`` unless it is there: one row per refused row, with a named reason."""
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS quarantine (table_name VARCHAR, line BIGINT, reason VARCHAR, content VARCHAR)"
-    )
+    connection.execute("CREATE TABLE IF NOT EXISTS quarantine (table_name VARCHAR, line BIGINT, reason VARCHAR, content VARCHAR)")
 
 
 def header(path: Path) -> list[str]:
@@ -138,9 +136,7 @@ def _parquet_names(path: Path) -> list[str]:
 
 def _read_parquet(connection: duckdb.DuckDBPyConnection, path: Path, name: str, names: list[str]) -> None:
     columns = ", ".join(
-        f"{quoted(old)} AS {quoted(new)}"
-        for old, new in zip(_parquet_names(path), names, strict=True)
-        if new.lower() != "line"
+        f"{quoted(old)} AS {quoted(new)}" for old, new in zip(_parquet_names(path), names, strict=True) if new.lower() != "line"
     )
     try:
         connection.execute(
@@ -195,12 +191,11 @@ def _scan(connection: duckdb.DuckDBPyConnection, path: Path, names: list[str], q
         for table in _TEMPORARY:
             connection.execute(f"DROP TABLE IF EXISTS {table}")
         try:
-            connection.execute(
-                f"CREATE TEMP TABLE csv_rows AS SELECT row_number() OVER () AS row_number, * FROM read_csv("
-                f"{text(str(path))}, auto_detect = false, header = true, columns = {{{columns}}}, strict_mode = {strict},"
-                f" delim = {text(_sniff(path))}, quote = {text(quote)}, escape = {text(quote)}, store_rejects = true,"
-                " rejects_limit = 0, rejects_table = 'csv_rejects', rejects_scan = 'csv_scans')"
-            )
+            connection.execute(f"""
+                CREATE TEMP TABLE csv_rows AS SELECT row_number() OVER () AS row_number, * FROM read_csv(
+                    {text(str(path))}, auto_detect = false, header = true, columns = {{{columns}}}, strict_mode = {strict},
+                    delim = {text(_sniff(path))}, quote = {text(quote)}, escape = {text(quote)}, store_rejects = true,
+                    rejects_limit = 0, rejects_table = 'csv_rejects', rejects_scan = 'csv_scans')""")
             break
         except duckdb.Error as error:
             if strict == "false":

@@ -1,6 +1,6 @@
 """Slices of the flat corpus arrays as padded histories, without a loop over rows or events."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -9,15 +9,20 @@ from torch import Tensor
 
 from seerec.batch import Batch
 from seerec.config import BatchSettings
-from seerec.data.corpus import Corpus
 
 Ints = NDArray[np.int64]
 
 
-class Histories:
-    """Padded histories cut from a corpus: row b holds clicks ``rec_lo[b]:rec_hi[b]`` and searches likewise."""
+class Arrays(Protocol):
+    """The event arrays of a corpus (see ``corpus.py``) as attributes: a corpus itself, or histories from outside."""
 
-    def __init__(self, corpus: Corpus, settings: BatchSettings) -> None:
+    def __getattr__(self, name: str) -> NDArray[Any]: ...
+
+
+class Histories:
+    """Padded histories cut from the arrays of a corpus: row b holds clicks ``rec_lo[b]:rec_hi[b]`` and searches likewise."""
+
+    def __init__(self, corpus: Arrays, settings: BatchSettings) -> None:
         self.settings = settings
         # Plain views: fancy indexing of a memmap object costs several times that of the array under it.
         names = "row_user rec_offset search_offset rec_item rec_time search_time search_query click_offset click_item"
@@ -72,6 +77,12 @@ class Histories:
             target_query=torch.zeros(b, t, words.shape[2], dtype=torch.int64),
             key=_tensor(key),
         )
+
+
+def expand(lo: Ints, hi: Ints) -> tuple[Ints, Ints]:
+    """All positions of the ranges lo[i]:hi[i], and before them the i each belongs to."""
+    owner = np.repeat(np.arange(len(lo)), hi - lo)
+    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(hi - lo) - (hi - lo), hi - lo) + lo[owner]
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:

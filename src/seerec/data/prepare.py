@@ -44,9 +44,10 @@ def write_corpus(events: Events, out: Path, settings: DataSettings) -> Corpus:
     """
     _refuse_foreign(out)
     instants = split_instants(settings)
-    with atomic_folder(out) as folder, _plan_schema(events.connection) as connection:
+    with atomic_folder(out) as folder:
         parameters = {"settings": settings.model_dump(mode="json"), "format": FORMAT}
-        counts, bounds = _run_plan(connection, folder, settings, instants)
+        with _plan_schema(events.connection) as connection:
+            counts, bounds = _run_plan(connection, folder, settings, instants)
         arrays = Corpus(folder, {})
         sets: dict[str, Any] = {}
         for split in ("val", "test"):
@@ -59,7 +60,7 @@ def write_corpus(events: Events, out: Path, settings: DataSettings) -> Corpus:
                 "kind": "seerec-corpus",
                 "content_hash": hash_content(folder, parameters),
                 "counts": events.counts | counts,
-                "quarantined": _quarantined(connection),
+                "quarantined": _quarantined(events.connection),
                 "bounds": bounds,
                 "candidates": sets,
                 "tokeniser": _tokeniser(settings).model_dump(),

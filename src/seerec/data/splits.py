@@ -79,7 +79,7 @@ def no_targets(
         reasons = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in found.items() if number)
         return SeerecError(
             f"The {split} split has no targets: of its {clicks} clicks none is left ({reasons}).",
-            "Give a longer log, or try `--repeats keep` or `--split chronological`.",
+            "Give a longer log, or try `--repeats keep`.",
         )
     if settings.split == "leave-one-out":
         return SeerecError(

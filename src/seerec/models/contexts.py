@@ -67,11 +67,11 @@ class Contexts:
             self._own[key] = append(self._own.get(key), fresh)
 
     def own(self, reader: str, side: str, depth: int, *, drop_last: bool = False) -> KeysValues | None:
-        """The appended block B M k h e; without this step's input if asked, None where that leaves nothing."""
+        """The appended block B h M k e; without this step's input if asked, None where that leaves nothing."""
         block = self._own[reader, side, depth]
         if not drop_last:
             return block
-        return KeysValues(block.key[:, :, :-1], block.value[:, :, :-1]) if block.key.shape[2] > 1 else None
+        return KeysValues(block.key[:, :, :, :-1], block.value[:, :, :, :-1]) if block.key.shape[3] > 1 else None
 
     def _readers(self, depth: int) -> Iterator[tuple[tuple[str, str, int], str, Attention]]:
         for side in SIDES:
@@ -85,4 +85,4 @@ def append(block: KeysValues | None, fresh: KeysValues) -> KeysValues:
     """One more own vector per query."""
     if block is None:
         return fresh
-    return KeysValues(torch.cat([block.key, fresh.key], 2), torch.cat([block.value, fresh.value], 2))
+    return KeysValues(torch.cat([block.key, fresh.key], 3), torch.cat([block.value, fresh.value], 3))

@@ -22,6 +22,7 @@ from seerec.models.contexts import OTHER, SIDES, Contexts, LatentSide, append
 from seerec.models.layers import (
     InputLayer,
     Reach,
+    dropout,
     history_mask,
     initialise,
     mean_over,
@@ -212,7 +213,7 @@ class LCRSER(ReasoningRecommender[LCRState]):
             user = F.linear(state.user, u, first.bias)[:, None, None, None]
             x = user + F.linear(w["s"], s) + F.linear(w["r"], r) + F.linear(e_v, v)
             for layer in list(self.mlp)[1:]:
-                x = layer(F.dropout(F.relu(x), self.config.dropout, self.training))
+                x = layer(dropout(F.relu(x), self.config.dropout, self.training))
             logits = logits + x.squeeze(-1)
         return logits if state.rollouts else logits.squeeze(2)
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from seerec.batch import Batch
 from seerec.models.base import ModelConfig, NeuralRecommender, Vocabulary
-from seerec.models.layers import Attention, EncoderLayer, InputLayer, history_mask, initialise, reach
+from seerec.models.layers import Attention, EncoderLayer, InputLayer, dropout, history_mask, initialise, reach
 
 
 class SASRecConfig(ModelConfig):
@@ -63,7 +63,7 @@ class SASRec(NeuralRecommender[Tensor]):
         x = self.inputs.items(batch.rec)
         if self.config.scale:
             x = x * self.config.width**0.5
-        x = F.dropout(x + self.position[seen.position], self.config.dropout, self.training) * present.unsqueeze(2)
+        x = dropout(x + self.position[seen.position], self.config.dropout, self.training) * present.unsqueeze(2)
         mask = history_mask(present, causal=True)
         for block in self.blocks:
             x = block(x, mask) * present.unsqueeze(2)
@@ -88,11 +88,12 @@ class QueryNormBlock(nn.Module):
         self.norm_feed = nn.LayerNorm(width)
         self.feed_in = nn.Linear(width, inner)
         self.feed_out = nn.Linear(inner, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
 
     def forward(self, x_BLD: Tensor, visible_BLL: Tensor) -> Tensor:
         """B L D -> B L D."""
         query = self.norm_query(x_BLD)
         update, _ = self.attention(query, self.attention.history(x_BLD), visible_BLL)
         x = self.norm_feed(query + update)
-        return x + self.dropout(self.feed_out(F.relu(self.dropout(self.feed_in(x)))))
+        inner = F.relu(dropout(self.feed_in(x), self.dropout, self.training))
+        return x + dropout(self.feed_out(inner), self.dropout, self.training)

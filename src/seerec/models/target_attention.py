@@ -37,37 +37,63 @@ class TargetAttention(nn.Module):
     ) -> Tensor:
         """Return w, B T N C D. ``own_visible`` is B T K; a target that sees nothing gets zeros."""
         b, t, n, k, _ = own_BTNKD.shape
-        hidden = visible_BTL.logical_not()[:, :, None, None]  # B T 1 1 L
-        logits = self._logits(items_BTCD.unsqueeze(2), history_BLD[:, None, None]).masked_fill(
-            hidden[..., None, :, :] if self.heads > 1 else hidden, MASKED
-        )  # B T 1 [h] C L
-        own = self._logits(items_BTCD.unsqueeze(2), own_BTNKD)  # B T N [h] C K
-        own_hidden = own_visible.logical_not().view(b, t, 1, *([1] * (own.dim() - 4)), k)
-        own = own.masked_fill(own_hidden, MASKED)
-        history_total = logits.logsumexp(-1, keepdim=True)
-        total = torch.logaddexp(history_total, own.logsumexp(-1, keepdim=True)) if k else history_total
-        values, own_values = self._values(history_BLD[:, None, None]), self._values(own_BTNKD)
-        shared = (logits - history_total).exp() @ values  # B T 1 [h] C D, once for all N
-        w = (history_total - total).exp() * shared
-        if k:
-            w = w + (own - total).exp() @ own_values
-        sees = visible_BTL.any(-1) | own_visible.any(-1)
-        if self.heads > 1:
+        query = self._query(items_BTCD)  # B T [h] C e
+        logits = self._history_logits(query, history_BLD)  # B T [h] C L
+        heads = [1] * (logits.dim() - 4)
+        logits = logits.masked_fill(~visible_BTL.view(b, t, *heads, 1, -1), MASKED)
+        total = history_total = logits.logsumexp(-1, keepdim=True)
+        shared = self._sum((logits - history_total).exp(), history_BLD)  # B T [h] C e, once for all N
+        if not k:
+            w = shared.unsqueeze(2)
+        else:
+            own = self._own_logits(query.unsqueeze(2), own_BTNKD)  # B T N [h] C K
+            own = own.masked_fill(~own_visible.view(b, t, 1, *heads, 1, k), MASKED)
+            total = torch.logaddexp(history_total.unsqueeze(2), own.logsumexp(-1, keepdim=True))
+            own_values = self._values(own_BTNKD)
+            w = (history_total.unsqueeze(2) - total).exp() * shared.unsqueeze(2) + (own - total).exp() @ own_values
+        if heads:
             w = w.transpose(3, 4).flatten(4)
+        sees = visible_BTL.any(-1) | own_visible.any(-1)
         return (w * sees.view(b, t, 1, 1, 1)).expand(-1, -1, n, -1, -1)
 
-    def _logits(self, items: Tensor, states: Tensor) -> Tensor:
-        """Items ... C D and states ... L D -> ... C L (multi-head: ... h C L)."""
-        if self.form == "mlp":
-            c, s = torch.broadcast_tensors(items.unsqueeze(-2), states.unsqueeze(-3))
-            return self.logit(torch.relu(self.hidden(torch.cat([s, c, s * c, s - c], -1)))).squeeze(-1)
-        if self.form == "dot":
-            return items @ states.transpose(-1, -2) / states.shape[-1] ** 0.5
-        query = self.query(items)
+    def _query(self, items: Tensor) -> Tensor:
+        if self.form == "multihead":
+            return self._heads(self.query(items)) / (items.shape[-1] // self.heads) ** 0.5
         if self.form == "bilinear":
-            return query @ states.transpose(-1, -2)
-        split = self._heads(query) @ self._heads(states).transpose(-1, -2)
-        return split / (states.shape[-1] // self.heads) ** 0.5
+            return self.query(items)
+        return items / items.shape[-1] ** 0.5 if self.form == "dot" else items
+
+    def _history_logits(self, query: Tensor, history_BLD: Tensor) -> Tensor:
+        """B T [h] C L, with T and C folded into one axis, so that no history is copied per target."""
+        b = len(history_BLD)
+        if self.form == "mlp":
+            return self._compare(query, history_BLD.unsqueeze(1))
+        if self.form == "multihead":
+            keys = self._heads(history_BLD)  # B h L e
+            folded = query.transpose(1, 2).flatten(2, 3) @ keys.transpose(-1, -2)  # B h TC L
+            return folded.unflatten(2, (query.shape[1], query.shape[3])).transpose(1, 2)
+        if len(query) < b:  # one catalogue for all rows
+            return (history_BLD @ query[0, 0].T).transpose(1, 2).unsqueeze(1)
+        return (query.flatten(1, 2) @ history_BLD.transpose(1, 2)).unflatten(1, query.shape[1:3])
+
+    def _sum(self, weights: Tensor, history_BLD: Tensor) -> Tensor:
+        """Weights B T [h] C L over the history's values -> B T [h] C e."""
+        values = self._values(history_BLD)
+        if self.form == "multihead":
+            folded = weights.transpose(1, 2).flatten(2, 3) @ values
+            return folded.unflatten(2, (weights.shape[1], weights.shape[3])).transpose(1, 2)
+        return (weights.flatten(1, 2) @ values).unflatten(1, weights.shape[1:3])
+
+    def _own_logits(self, query: Tensor, states: Tensor) -> Tensor:
+        if self.form == "mlp":
+            return self._compare(query, states)
+        keys = self._heads(states) if self.form == "multihead" else states
+        return query @ keys.transpose(-1, -2)
+
+    def _compare(self, items: Tensor, states: Tensor) -> Tensor:
+        """Items ... C D and states ... L D -> ... C L, by a small network over [h ; e ; h * e ; h - e]."""
+        c, s = torch.broadcast_tensors(items.unsqueeze(-2), states.unsqueeze(-3))
+        return self.logit(torch.relu(self.hidden(torch.cat([s, c, s * c, s - c], -1)))).squeeze(-1)
 
     def _values(self, states: Tensor) -> Tensor:
         return self._heads(self.value(states)) if self.form == "multihead" else states

@@ -136,13 +136,13 @@ def _step(stage: Stage, position: Position, batch: Batch) -> dict[str, float]:
         terms, report = stage.objective(batch, update)
         loss = torch.stack(list(terms.values())).sum()
         stage.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if stage.clip_norm is not None:
             norm = nn.utils.clip_grad_norm_(stage.optimizer.parameters(), stage.clip_norm)
             report = {**report, "gradient_norm": float(norm)}
         stage.optimizer.step(_rate(stage, position))
         stage.inputs.close()
-        report = {"loss": float(loss), **{name: float(value) for name, value in terms.items()}, **report}
+        report = {"loss": float(loss.detach()), **{name: float(value.detach()) for name, value in terms.items()}, **report}
     if not math.isfinite(report["loss"]):
         raise SeerecError(
             f"The loss is {report['loss']} at stage {stage.number}, epoch {position.epoch + 1}, step {position.step + 1}.",

@@ -140,7 +140,9 @@ class _Work:
                 model.observe(batches.batch(0, step))
                 bar.advance(1)
         model.finish()
-        self._keep(1, model)(self._validate(model)())
+        metrics = self._validate(model)()
+        self._keep(1, model)(metrics)
+        self.results["stage1"] = metrics
 
     def learn(self, model: NeuralRecommender[Any]) -> None:
         """Stage 1."""

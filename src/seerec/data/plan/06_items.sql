@@ -28,3 +28,5 @@ SELECT
     CASE WHEN k.clicks > 0 OR p.item_id IS NOT NULL THEN 1 ELSE 0 END AS pool
 FROM known AS k
 LEFT JOIN pooled AS p ON p.item_id = k.item_id;
+
+DROP TABLE shown;

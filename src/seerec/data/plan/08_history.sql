@@ -31,3 +31,6 @@ SELECT
     CAST(row_number() OVER (PARTITION BY s.row_id, s.n ORDER BY c.time, c.line) - 1 AS INTEGER) AS place
 FROM search_event AS s
 JOIN known_search_click AS c ON c.user_id = s.user_id AND c.search_id = s.search_id;
+
+DROP TABLE search_click;
+DROP TABLE known_search_click;

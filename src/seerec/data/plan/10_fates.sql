@@ -15,3 +15,6 @@ FROM rec_event AS e
 JOIN seen AS s ON s.row_id = e.row_id AND s.n = e.n
 LEFT JOIN searched AS q ON q.row_id = e.row_id AND q.item = e.item
 CROSS JOIN settings AS o;
+
+DROP TABLE rec_event;
+DROP TABLE seen;

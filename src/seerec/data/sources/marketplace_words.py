@@ -90,7 +90,7 @@ BRANDS = {
 
 FINISHES = (
     "midnight blue",
-    "graphite grey",
+    "slate grey",
     "forest green",
     "ivory white",
     "cherry red",
@@ -129,7 +129,7 @@ OFF_TOPIC = {
 
 def names(prefix: str, count: int) -> NDArray[np.str_]:
     """``count`` ids of equal length: the prefix and a number."""
-    return np.char.add(prefix, np.char.zfill(np.arange(count).astype(str), len(str(count - 1))))
+    return np.char.mod(f"{prefix}%0{len(str(count - 1))}d", np.arange(count))
 
 
 def item_table(per_intent: int, rng: np.random.Generator) -> pa.Table:

@@ -1,0 +1,127 @@
+"""Command-line text to values: settings, run names, histories, the options of a source."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from seerec.errors import SeerecError
+
+_SOURCE_OPTIONS = {
+    "interactions": {"items", "user_column", "item_column", "time_column", "p_search", "noise", "seed"},
+    "simulated": {"users", "announce", "noise", "seed"},
+    "tables": {"searches_file", "items", "users_file", "seed"},
+}
+
+
+def settings(pairs: Sequence[str], **flags: Any) -> dict[str, Any]:
+    """``name=value`` pairs as a dictionary; a value is JSON where it parses, else text. ``flags`` that are given win.
+
+    Raises
+    ------
+    typer.BadParameter
+        A pair has no ``=``, or sets both a name and something below it.
+    """
+    chosen: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not all(name.split(".")):
+            raise typer.BadParameter(f"{pair!r} is not of the form name=value.", param_hint="--set")
+        try:
+            chosen[name] = json.loads(value)
+        except ValueError:
+            chosen[name] = value
+    chosen |= given(**flags)
+    for name in chosen:
+        inside = [other for other in chosen if other.startswith(f"{name}.")]
+        if inside:
+            raise typer.BadParameter(f"Both {name} and {inside[0]} are set.", param_hint="--set")
+    return chosen
+
+
+def given(**flags: Any) -> dict[str, Any]:
+    """The flags that were given."""
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def source_options(source: str, paths: Sequence[Path], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of ``seerec.prepare`` for a source.
+
+    Raises
+    ------
+    typer.BadParameter
+        A flag of another source, or a wrong number of paths.
+    """
+    chosen = given(**flags)
+    foreign = sorted(set(chosen) - _SOURCE_OPTIONS[source])
+    if foreign:
+        flag = "--" + foreign[0].replace("_", "-")
+        raise typer.BadParameter(f"The source {source} has no such option.", param_hint=flag)
+    if source == "simulated" and paths:
+        raise typer.BadParameter("The source simulated reads no files.", param_hint="PATH")
+    if source == "interactions" and not paths:
+        raise typer.BadParameter("Name at least one file of interactions.", param_hint="PATH")
+    if source == "tables":
+        if len(paths) != 1:
+            raise typer.BadParameter("Name one file, the recommendations table.", param_hint="PATH")
+        files = {"searches": "searches_file", "items": "items", "users": "users_file"}
+        return {"recommendations": paths[0], **{table: chosen.get(flag) for table, flag in files.items()}}
+    return {"paths": paths, "options": chosen}
+
+
+def run_and_stage(text: str) -> tuple[str, int | None]:
+    """``RUN`` or ``RUN:1`` as the folder and the stage asked for; an existing folder of that very name comes first."""
+    folder, colon, stage = text.rpartition(":")
+    if colon and folder and stage in ("1", "2") and not Path(text).exists():
+        return folder, int(stage)
+    return text, None
+
+
+def histories(file: str) -> list[dict[str, Any]]:
+    """The histories in a JSON file, or on standard input where ``file`` is ``-``: one object or a list of them.
+
+    Raises
+    ------
+    SeerecError
+        The file is missing, not JSON, or holds something else.
+    """
+    fix = 'Give one object such as {"recommendations": [{"item_id": "42"}], "searches": [{"query": "warm boots"}]}, or a list.'
+    name = "standard input" if file == "-" else file
+    try:
+        content = json.loads(sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SeerecError(f"Cannot read {name}: {error.strerror}.", "Check the path.") from error
+    except (ValueError, RecursionError) as error:
+        raise SeerecError(f"{name} is not JSON in UTF-8 ({error}).", fix) from error
+    found = content if isinstance(content, list) else [content]
+    if not found or not all(isinstance(history, dict) for history in found):
+        raise SeerecError(f"{name} holds no history.", fix)
+    return found
+
+
+def one_history(file: str) -> dict[str, Any]:
+    """As ``histories``, for a file that must hold exactly one."""
+    found = histories(file)
+    if len(found) > 1:
+        raise SeerecError(f"{file} holds {len(found)} histories.", "Explain one at a time.")
+    return found[0]
+
+
+def device(name: str | None) -> str | None:
+    """The device asked for. Raises SeerecError where there is no GPU to use."""
+    if name == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise SeerecError("PyTorch finds no GPU here.", "Leave out --device, or install a PyTorch built for your GPU.")
+    return name
+
+
+def exactly_one(**flags: Any) -> None:
+    """Refuse any number but one of alternative flags, named as keywords. Raises typer.BadParameter."""
+    if sum(bool(value) for value in flags.values()) != 1:
+        names = ", ".join("--" + name.replace("_", "-") for name in flags)
+        raise typer.BadParameter(f"Give exactly one of {names}.")

@@ -1,0 +1,313 @@
+"""The command line: one short function per command, no logic. What a command needs is imported when it runs."""
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from seerec import arguments, printing
+from seerec.errors import SeerecError
+from seerec.progress import SILENT, Progress
+
+app = typer.Typer(
+    name="seerec",
+    help="Search-enhanced recommendation: train, evaluate, explain and serve models that read searches and clicks.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Split = Literal["test", "val"]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else on standard output.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run of `seerec train`, or one of its models.")]
+Stage = Annotated[int | None, typer.Option(min=1, max=2, help="Use the model of stage 1 or 2.", show_default="the last")]
+OtherCorpus = Annotated[
+    Path | None, typer.Option("--corpus", help="The corpus, where it has moved.", show_default="the run's own")
+]
+Pairs = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; repeatable.")]
+Files = Annotated[list[Path] | None, typer.Argument(metavar="PATH", help="Files of the source, or a folder of them.")]
+HistoryFile = Annotated[
+    str | None, typer.Option("--history", metavar="FILE", help="JSON with histories; - reads standard input.")
+]
+
+
+def _file(text: str) -> Any:
+    return typer.Option(metavar="FILE", help=text)
+
+
+def _progress(as_json: bool) -> Progress:
+    return SILENT if as_json else Progress()
+
+
+@app.command(epilog="Example: seerec prepare simulated --users 3000 --out corpus")
+def prepare(
+    source: Annotated[Literal["interactions", "simulated", "tables"], typer.Argument(metavar="SOURCE", show_choices=True)],
+    out: Annotated[Path, typer.Option(metavar="CORPUS", help="The corpus folder to make.")],
+    paths: Files = None,
+    items: Annotated[Path | None, _file("interactions, tables: item titles and features.")] = None,
+    searches_file: Annotated[Path | None, _file("tables: the searches.")] = None,
+    users_file: Annotated[Path | None, _file("tables: user features.")] = None,
+    user_column: Annotated[str | None, typer.Option(help="interactions: the column of users.")] = None,
+    item_column: Annotated[str | None, typer.Option(help="interactions: the column of items.")] = None,
+    time_column: Annotated[str | None, typer.Option(help="interactions: the column of times.")] = None,
+    p_search: Annotated[float | None, typer.Option(help="interactions: share turned into searches.", show_default="0.4")] = None,
+    users: Annotated[int | None, typer.Option(help="simulated: number of users.", show_default="3000")] = None,
+    announce: Annotated[float | None, typer.Option(help="simulated: share of announced interests.", show_default="0.7")] = None,
+    noise: Annotated[
+        float | None, typer.Option(help="Irrelevant searches.", show_default="interactions 0.3, simulated 0.5")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the source and of the candidates.", show_default="0")] = None,
+    split: Annotated[
+        Literal["leave-one-out", "chronological"] | None,
+        typer.Option(help="What validation and test are.", show_default="leave-one-out"),
+    ] = None,
+    val_start: Annotated[str | None, typer.Option(metavar="DATE", help="chronological: first instant of validation.")] = None,
+    test_start: Annotated[str | None, typer.Option(metavar="DATE", help="chronological: first instant of test.")] = None,
+    repeats: Annotated[
+        Literal["drop", "keep"] | None, typer.Option(help="Items of the own history as targets.", show_default="drop")
+    ] = None,
+    searches: Annotated[
+        Literal["own", "shuffled", "none"] | None, typer.Option(help="A control: whose searches.", show_default="own")
+    ] = None,
+    negatives: Annotated[int | None, typer.Option(help="Negatives of an evaluated target.", show_default="99")] = None,
+    sampler: Annotated[
+        Literal["uniform", "popularity"] | None, typer.Option(help="How they are drawn.", show_default="uniform")
+    ] = None,
+    pairs: Pairs = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prepare a log as a corpus.
+
+    SOURCE is interactions (clicks without searches, which are constructed), simulated (a marketplace whose truth is
+    known; no PATH), or tables (PATH is the recommendations table).
+    """
+    flags = {
+        "items": items, "searches_file": searches_file, "users_file": users_file, "user_column": user_column,
+        "item_column": item_column, "time_column": time_column, "p_search": p_search, "users": users,
+        "announce": announce, "noise": noise, "seed": seed,
+    }  # fmt: skip
+    options = arguments.source_options(source, paths or [], flags)
+    chosen = arguments.settings(
+        pairs or [], split=split, val_start=val_start, test_start=test_start, repeats=repeats, searches=searches,
+        negatives=negatives, sampler=sampler, seed=seed,
+    )  # fmt: skip
+    from seerec.data.door import prepare as write
+
+    with printing.waiting("preparing", quiet=as_json):
+        corpus = write(out, source=source, settings=chosen, **options)
+    document = {name: corpus.manifest[name] for name in ("content_hash", "counts", "quarantined", "bounds")}
+    printing.show({"corpus": str(out), **document}, as_json, printing.corpus)
+
+
+@app.command(epilog="Example: seerec train corpus --model lcr-ser --out runs/lcr-ser")
+def train(
+    corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="A folder of `seerec prepare`.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to make.")],
+    model: Annotated[str, typer.Option(metavar="KEY", help="A key of `seerec models`.")] = "lcr-ser",
+    preset: Annotated[Literal["best", "paper"], typer.Option(help="best on validation, or as the paper prints it.")] = "best",
+    seed: Annotated[int | None, typer.Option(help="Of weights, order, dropout and noise.", show_default="0")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of stage 1, at most.")] = None,
+    pairs: Pairs = None,
+    stages: Annotated[Literal["all", "1"], typer.Option(help="1 leaves out stage 2 of a model that reasons.")] = "all",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run; the result is the same.")] = False,
+    start: Annotated[Path | None, typer.Option("--from", metavar="RUN", help="A model to go on from.")] = None,
+    device: Annotated[Literal["cpu", "cuda"] | None, typer.Option(show_default="a GPU where there is one")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model on a corpus."""
+    chosen = arguments.settings(pairs or [], seed=seed, epochs=epochs)
+    from seerec.training.train import train as fit
+
+    run = fit(
+        corpus, out, model=model, preset=preset, settings=chosen, stages=stages, resume=resume, start=start,
+        device=arguments.device(device), progress=_progress(as_json),
+    )  # fmt: skip
+    validation = json.loads((run.path / "result.json").read_text())
+    printing.show({"run": str(out), "model": model, "preset": preset, "validation": validation}, as_json, printing.run)
+
+
+@app.command(epilog="Example: seerec evaluate runs/lcr-ser --split test")
+def evaluate(
+    run: RunFolder,
+    split: Annotated[Split, typer.Option()] = "test",
+    stage: Stage = None,
+    full: Annotated[bool, typer.Option("--full", help="Rank the whole catalogue instead of sampled candidates.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many targets, the same for every model.")] = None,
+    corpus: OtherCorpus = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a run beside the random level.
+
+    Metrics are printed for all users, for those known from training and for unknown ones; per-user figures are kept in
+    the run.
+    """
+    from seerec.evaluation.evaluate import evaluate as rank
+
+    candidates: Literal["full", "sampled"] = "full" if full else "sampled"
+    found = rank(run, corpus=corpus, split=split, stage=stage, candidates=candidates, limit=limit, progress=_progress(as_json))
+    printing.show(printing.with_random_level({"run": str(run), **found.report()}), as_json, printing.evaluation)
+
+
+@app.command(epilog="Example: seerec compare runs/sasrec runs/lcr-ser:1 runs/lcr-ser")
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs; RUN:1 means its model of stage 1.")],
+    split: Annotated[Split, typer.Option()] = "test",
+    full: Annotated[bool, typer.Option("--full", help="Rank the whole catalogue instead of sampled candidates.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare runs with the first one.
+
+    Differences are paired by user, with 95 % intervals and p values of the t test adjusted after Holm.
+    """
+    from seerec.evaluation.evaluate import compare as test
+
+    folders, stages = zip(*map(arguments.run_and_stage, runs), strict=True)
+    candidates: Literal["full", "sampled"] = "full" if full else "sampled"
+    table = test(folders, split=split, candidates=candidates, stages=stages, progress=_progress(as_json))
+    rows = [{**row, "run": name} for row, name in zip(table.report(), runs, strict=True)]
+    printing.show({"split": split, "candidates": candidates, "runs": rows}, as_json, printing.comparison)
+
+
+@app.command(epilog="Example: seerec recommend runs/lcr-ser --user 42 -k 5")
+def recommend(
+    run: RunFolder,
+    user: Annotated[list[str] | None, typer.Option(metavar="ID", help="A user of the corpus; repeatable.")] = None,
+    history: HistoryFile = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    all_users: Annotated[bool, typer.Option("--all-users", help="Every user of the corpus, into --out.")] = False,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.parquet", help="Where --all-users writes.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted --all-users.")] = False,
+    include_seen: Annotated[bool, typer.Option("--include-seen", help="Also items of the user's own history.")] = False,
+    stage: Stage = None,
+    corpus: OtherCorpus = None,
+    as_json: AsJson = False,
+) -> None:
+    """Recommend to users or to new histories.
+
+    Give users of the corpus (--user), histories never seen in training (--history), or --all-users with --out.
+    """
+    arguments.exactly_one(user=user, history=history, all_users=all_users)
+    if all_users != (out is not None) or (resume and not all_users):
+        raise typer.BadParameter("--all-users and --out go together, and --resume with them.")
+    from seerec.recommend import recommend as first_items
+    from seerec.recommend import recommend_all
+
+    if out is not None:
+        written = recommend_all(run, out, k=k, corpus=corpus, stage=stage, progress=_progress(as_json), resume=resume)
+        printing.show({"file": str(out), "users": written}, as_json, printing.written)
+        return
+    histories = None if history is None else arguments.histories(history)
+    found = first_items(run, users=user, histories=histories, k=k, corpus=corpus, stage=stage, exclude_seen=not include_seen)
+    printing.show({"recommendations": found}, as_json, printing.recommendations)
+
+
+@app.command(epilog="Example: seerec explain runs/lcr-ser --user 42")
+def explain(
+    run: RunFolder,
+    user: Annotated[str | None, typer.Option(metavar="ID", help="A user of the corpus.")] = None,
+    history: HistoryFile = None,
+    item: Annotated[str | None, typer.Option(metavar="ID", help="Explain this item.", show_default="the first ones")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many recommended items to explain.")] = 1,
+    stage: Stage = None,
+    corpus: OtherCorpus = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a recommendation rests on.
+
+    Per reasoning step: how much attention fell on which search and click.
+    """
+    arguments.exactly_one(user=user, history=history)
+    from seerec.explain import explain as find_reasons
+    from seerec.explain import text
+
+    given = None if history is None else arguments.one_history(history)
+    found = find_reasons(run, user=user, history=given, item=item, k=k, corpus=corpus, stage=stage)
+    printing.show(found, as_json, text)
+
+
+@app.command(epilog="Example: seerec models lcr-ser")
+def models(
+    key: Annotated[str | None, typer.Argument(metavar="[KEY]", help="List the settings of this model.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the models, or the settings of one."""
+    from seerec import catalogue
+
+    if key is None:
+        printing.show({"models": catalogue.models()}, as_json, printing.models)
+    else:
+        printing.show(catalogue.model(key), as_json, printing.model)
+
+
+@app.command(epilog="Example: seerec doctor")
+def doctor(as_json: AsJson = False) -> None:
+    """Check this installation and this machine."""
+    from seerec.doctor import examine
+
+    checks = examine()
+    healthy = all(check["ok"] for check in checks)
+    printing.show({"healthy": healthy, "checks": checks}, as_json, printing.health)
+    raise typer.Exit(0 if healthy else 1)
+
+
+@app.command(epilog="Example: seerec demo --out runs/demo")
+def demo(
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where everything goes.")] = Path("runs/demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller and faster; figures mean nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go the whole way on simulated data.
+
+    Simulate, prepare, train three models, compare, recommend and explain.
+    """
+    from seerec import demo as tour
+
+    with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
+        tour.run(out, quick=quick, progress=_progress(as_json))
+    if as_json:
+        printing.document({"folder": str(out), "metrics": json.loads((out / "metrics.json").read_text())})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 1 a problem that is named, 2 wrong usage, 130 interrupted."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    try:
+        app(given, prog_name="seerec")
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if code == 130:
+            resume = " with --resume" if {"train", "--all-users"} & set(given) else ""
+            print(f"Stopped. To go on, give the same command again{resume}.", file=sys.stderr)
+        elif code == 2 and "--json" in given:
+            printing.document({"error": {"cause": "The command was used wrongly.", "fix": "See its --help."}})
+        return code
+    except Exception as error:
+        problem = _named(error)
+        if os.environ.get("SEEREC_TRACEBACK") == "1":
+            traceback.print_exception(error)
+    print(problem.cause, problem.fix, sep="\n", file=sys.stderr)
+    if "--json" in given:
+        printing.document({"error": {"cause": problem.cause, "fix": problem.fix}})
+    return 1
+
+
+def _named(error: Exception) -> SeerecError:
+    """Any exception as a cause and a fix."""
+    if isinstance(error, SeerecError):
+        return error
+    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "can't allocate memory" in str(error):
+        return SeerecError("The memory of this machine is not enough.", "Use smaller batches, such as --set batch.rows=64.")
+    if isinstance(error, OSError):
+        place = f" ({error.filename})" if error.filename else ""
+        return SeerecError(f"{error.strerror or error}{place}.", "Check the free disk space and the permissions of the file.")
+    return SeerecError(
+        f"Something unexpected happened: {type(error).__name__}: {error}",
+        "Please report it together with the traceback that SEEREC_TRACEBACK=1 shows.",
+    )

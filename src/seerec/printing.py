@@ -1,0 +1,181 @@
+"""What commands print: one JSON document, or tables made from that document."""
+
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+METRICS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr")
+_PIPED_WIDTH = 200  # columns where nobody's terminal says how many there are
+
+
+def show(content: Any, as_json: bool, human: Callable[[Any], RenderableType]) -> None:
+    """Print a document as JSON, or as what ``human`` makes of it."""
+    if as_json:
+        document(content)
+        return
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console = Console(markup=False, highlight=False, width=_PIPED_WIDTH)
+    console.print(human(content))
+
+
+def document(content: Any) -> None:
+    """Print ``content`` as one JSON document. Numbers that JSON has no word for become null."""
+    print(json.dumps(_plain(content), indent=2, allow_nan=False))
+
+
+def _plain(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {str(name): _plain(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(value) for value in content]
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    return content
+
+
+@contextlib.contextmanager
+def waiting(text: str, quiet: bool) -> Iterator[None]:
+    """A moving sign on a terminal's stderr while work of unknown length goes on."""
+    with contextlib.nullcontext() if quiet or not sys.stderr.isatty() else Console(stderr=True).status(text):
+        yield
+
+
+def with_random_level(report: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation's report with the metrics of a scorer that knows nothing."""
+    from seerec.evaluation.metrics import random_level
+
+    return {**report, "random": random_level(report["candidates_per_target"])}
+
+
+def corpus(content: dict[str, Any]) -> RenderableType:
+    """Counts of a corpus, and refused rows by reason."""
+    counts = content["counts"]
+    rows = [
+        [label, f"{counts[name]:,}"]
+        for label, name in (
+            ("users", "users"), ("items", "items"), ("words", "words"), ("recommendation clicks", "recommendation_clicks"),
+            ("searches", "searches"), ("clicks in searches", "search_clicks"), ("training targets", "targets_train"),
+            ("validation targets", "targets_val"), ("test targets", "targets_test"),
+        )
+        if name in counts
+    ]  # fmt: skip
+    parts = [_table([content["corpus"], ""], rows)]
+    refused = [
+        [table, reason, f"{number:,}"] for table, reasons in content["quarantined"].items() for reason, number in reasons.items()
+    ]
+    if refused:
+        parts.append(_table(["refused rows of", "reason", ""], refused))
+    return Group(*parts)
+
+
+def run(content: dict[str, Any]) -> RenderableType:
+    """Best validation metrics of each stage of a run."""
+    rows = [[name, *_metrics(found)] for name, found in content["validation"].items()]
+    return _table([f"{content['run']} (validation)", *METRICS], rows)
+
+
+def evaluation(content: dict[str, Any]) -> RenderableType:
+    """Metrics of all, known and unknown users beside the random level."""
+    parts = [(name, content[name]) for name in ("all", "known", "unknown")]
+    rows = [[f"{name} users", f"{part['targets']:,}", *_metrics(part)] for name, part in parts if part["targets"]]
+    rows.append(["random level", "", *_metrics(content["random"])])
+    return _table([_title(content), "targets", *METRICS], rows)
+
+
+def comparison(content: dict[str, Any]) -> RenderableType:
+    """Means of each run, then per metric the difference to the first run."""
+    rows = content["runs"]
+    title = f"{content['split']}, {content['candidates']}"
+    means = [[row["run"], f"{row['all']['targets']:,}", *_metrics(row["all"])] for row in rows]
+    parts = [_table([title, "targets", *METRICS], means)]
+    tests = [
+        [row["run"], metric, f"{t['difference']:+.4f}", f"{t['low']:+.4f} to {t['high']:+.4f}", f"{t['holm_p']:.2g}"]
+        for row in rows[1:]
+        for metric, t in row["against_first"].items()
+    ]
+    if tests:
+        parts.append(_table([f"against {rows[0]['run']}", "metric", "difference", "95 % interval", "Holm p"], tests))
+    return Group(*parts)
+
+
+def recommendations(content: dict[str, Any]) -> RenderableType:
+    """One table per user or history."""
+    parts: list[RenderableType] = []
+    for found in content["recommendations"]:
+        who = "a history" if found["user_id"] is None else f"user {found['user_id']}"
+        known = "" if found["known"] else " (not seen in training)"
+        rows = [[str(item["rank"]), str(item["item_id"]), item["title"] or "", f"{item['score']:.4f}"] for item in found["items"]]
+        parts.append(_table([f"for {who}{known}", "item", "title", "score"], rows))
+        if found["ignored"]:
+            parts.append(Text(f"ignored, since training never saw them: {_listed(found['ignored'])}"))
+    return Group(*parts)
+
+
+def written(content: dict[str, Any]) -> RenderableType:
+    """The file of ``recommend --all-users``."""
+    return Text(f"{content['file']} holds recommendations for {content['users']:,} users")
+
+
+def models(content: dict[str, Any]) -> RenderableType:
+    """The list of models."""
+    rows = []
+    for found in content["models"]:
+        training = found["training"] + (" + GRPO" if found["reasons"] else "")
+        packs = "yes" if found["packs"] else "no"
+        rows.append([found["key"], found["title"], ", ".join(found["reads"]) or "nothing", packs, training])
+    return _table(["key", "title", "reads", "packs", "training"], rows)
+
+
+def model(content: dict[str, Any]) -> RenderableType:
+    """A model's settings; a preset's value stands below the default where it differs."""
+    rows = []
+    for setting in content["settings"]:
+        values = [json.dumps(setting["default"])]
+        values += [f"{preset}: {json.dumps(v)}" for preset, v in setting["presets"].items() if v != setting["default"]]
+        rows.append([setting["name"], "\n".join(values), f"[{setting['type']}] {setting['meaning']}"])
+    parts: list[RenderableType] = [Text(f"{content['title']} reads {', '.join(content['reads']) or 'nothing'}.")]
+    parts.append(_table(["setting", "default", "meaning"], rows) if rows else Text("It has no settings."))
+    for preset, changed in content["training_presets"].items():
+        if changed:
+            values = [f"{name}={json.dumps(value)}" for name, value in changed.items()]
+            parts.append(Text(f"--preset {preset} also sets {', '.join(values)}"))
+    return Group(*parts)
+
+
+def health(content: dict[str, Any]) -> RenderableType:
+    """The doctor's findings."""
+    rows = [["ok" if check["ok"] else "PROBLEM", check["name"], check["value"], check["fix"]] for check in content["checks"]]
+    return _table(["", "", "", ""], rows)
+
+
+def _title(content: dict[str, Any]) -> str:
+    return f"{content['model']} stage {content['stage']}, {content['split']}, {content['candidates']}"
+
+
+def _listed(ignored: Any) -> str:
+    if isinstance(ignored, Mapping):
+        return ", ".join(f"{number} {name}" for name, number in ignored.items())
+    return ", ".join(map(str, ignored)) if isinstance(ignored, list | tuple) else str(ignored)
+
+
+def _metrics(found: Mapping[str, float]) -> list[str]:
+    return [f"{found[name]:.4f}" for name in METRICS]
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_header=any(columns))
+    for place, column in enumerate(columns):
+        number = place > 0 and bool(rows) and all(row[place][-1:].isdigit() or not row[place] for row in rows)
+        table.add_column(Text(column), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table

@@ -1,0 +1,84 @@
+"""The tokeniser and its vocabulary."""
+
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seerec.data.text import Tokeniser, encode, tokenise
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", []),
+        ("?!... --", []),
+        ("Red-Shoes size_42", ["red", "shoes", "size", "42"]),
+        ("Ｆｕｌｌ ｗｉｄｔｈ ①", ["full", "width", "1"]),
+        ("Café CAFE\u0301", ["café", "café"]),
+        ("ÄRGER ΣΊΣΥΦΟΣ", ["ärger", "σίσυφος"]),
+        ("हिन्दी", ["हिन्दी"]),
+        ("ไทย", ["ไทย"]),
+        ("中", ["中"]),
+        ("中文书", ["中文", "文书"]),
+        ("iphone手机壳15", ["iphone", "手机", "机壳", "15"]),
+        ("手、机", ["手", "机"]),
+        ("ノート・本", ["ノー", "ート", "本"]),
+        ("한국어 책", ["한국", "국어", "책"]),
+        ("ﬁne", ["fine"]),
+        ("12 7 900", ["12", "7", "900"]),
+    ],
+)
+def test_words(text: str, words: list[str]) -> None:
+    assert tokenise(text) == words
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text())
+def test_words_are_lower_case_letters_and_digits(text: str) -> None:
+    for word in tokenise(text):
+        assert word
+        assert word == word.lower()
+        assert not any(c.isspace() or c == "_" for c in word)
+    assert tokenise(f" {text}\n") == tokenise(text)
+
+
+def test_ascii_and_unicode_ways_agree() -> None:
+    text = "Red-Shoes size_42 a1b2"
+    assert tokenise(text + " é")[:-1] == tokenise(text)
+
+
+def test_ids_of_unknown_words() -> None:
+    assert Tokeniser().ids("Blue SHOES, blue!", {"shoes": 2}) == [1, 2, 1]
+
+
+@pytest.mark.parametrize(("min_word_count", "max_words"), [(1, 100), (2, 100), (1, 3), (9, 100)])
+def test_fit_against_a_counter(min_word_count: int, max_words: int) -> None:
+    texts = ["b a a", None, "c b", "中文", "é é", "z"]
+    uses = np.array([2, 5, 1, 1, 1, 0])
+    lexicon: dict[str, int] = {}
+    encoded = encode([pa.array(texts[:2]), pa.array(texts[2:])], lexicon)
+    table, word_of_code = Tokeniser(min_word_count=min_word_count, max_words=max_words).fit(
+        lexicon, encoded.count(uses, len(lexicon))
+    )
+    counter: Counter[str] = Counter()
+    for text, times in zip(texts, uses, strict=True):
+        for word in tokenise(text or ""):
+            counter[word] += int(times)
+    chosen = sorted((-n, word) for word, n in counter.items() if n >= min_word_count)[:max_words]
+    assert table["text"].to_pylist() == [word for _, word in chosen]
+    assert table["count"].to_pylist() == [-n for n, _ in chosen]
+    assert table["word"].to_pylist() == list(range(2, 2 + len(chosen)))
+    vocabulary = dict(zip(table["text"].to_pylist(), table["word"].to_pylist(), strict=True))
+    for i, text in enumerate(texts):
+        ids = word_of_code[encoded.code[encoded.offset[i] : encoded.offset[i + 1]]].tolist()
+        assert ids == Tokeniser().ids(text or "", vocabulary)
+
+
+def test_nothing_to_encode() -> None:
+    encoded = encode([], {})
+    table, word_of_code = Tokeniser().fit({}, encoded.count(np.zeros(0, np.int64), 0))
+    assert (table.num_rows, len(word_of_code), encoded.offset.tolist()) == (0, 0, [0])
