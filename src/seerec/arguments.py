@@ -88,7 +88,7 @@ def histories(file: str) -> list[dict[str, Any]]:
     SeerecError
         The file is missing, not JSON, or holds something else.
     """
-    fix = 'Give one object such as {"recommendations": [{"item_id": "42"}], "searches": [{"query": "warm boots"}]}, or a list.'
+    fix = 'Give one object such as {"recommendations": ["42"], "searches": [{"query": "warm boots", "clicked": ["44"]}]}.'
     name = "standard input" if file == "-" else file
     try:
         content = json.loads(sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8"))

@@ -1,6 +1,5 @@
 """The command line: one short function per command, no logic. What a command needs is imported when it runs."""
 
-import contextlib
 import json
 import os
 import sys
@@ -200,7 +199,10 @@ def recommend(
     from seerec.recommend import recommend_all
 
     if out is not None:
-        written = recommend_all(run, out, k=k, corpus=corpus, stage=stage, progress=_progress(as_json), resume=resume)
+        written = recommend_all(
+            run, out, k=k, corpus=corpus, stage=stage, exclude_seen=not include_seen, progress=_progress(as_json),
+            resume=resume,
+        )  # fmt: skip
         printing.show({"file": str(out), "users": written}, as_json, printing.written)
         return
     histories = None if history is None else arguments.histories(history)
@@ -269,10 +271,7 @@ def demo(
     """
     from seerec import demo as tour
 
-    with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
-        tour.run(out, quick=quick, progress=_progress(as_json))
-    if as_json:
-        printing.document({"folder": str(out), "metrics": json.loads((out / "metrics.json").read_text())})
+    printing.show(tour.run(out, quick=quick, progress=_progress(as_json)), as_json, printing.demo)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

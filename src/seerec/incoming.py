@@ -170,11 +170,11 @@ def parse(histories: Any, loaded: Artifact) -> Log:
         "query_word": word[words.code],
     }
     ignored: list[dict[str, None]] = [{} for _ in range(p)]
-    for place in np.flatnonzero(rec_item < 0):
+    for place in np.flatnonzero(rec_item < 0).tolist():
         ignored[rec_row[place]][read.rec_item[place]] = None
-    for place in np.flatnonzero(click_item < 0):
+    for place in np.flatnonzero(click_item < 0).tolist():
         ignored[search_row[click_search[place]]][read.click_item[place]] = None
-    texts = [read.query[place] for place in np.flatnonzero(says)]
+    texts = [read.query[place] for place in np.flatnonzero(says).tolist()]
     timed = np.array(read.rec_timed, dtype=bool), np.array(read.search_timed, dtype=bool)
     return Log(arrays, read.user_id, [list(names) for names in ignored], texts, *timed)
 
@@ -213,29 +213,29 @@ class _Reader:
             clicked = _list(f"{here}.clicked", fields.get("clicked"))
             items = [_id(f"{here}.clicked[{n}]", item, "an item id") for n, item in enumerate(clicked)]
             searches.append((_time(here, fields), (_query(f"{here}.query", fields.get("query")), list(dict.fromkeys(items)))))
-        rec_timed, recs = _in_order(f"{at}.recommendations", recs)
-        search_timed, searches = _in_order(f"{at}.searches", searches)
-        self.rec_timed.append(rec_timed)
-        self.search_timed.append(search_timed)
+        timed, times, order = _in_order(f"{at}.recommendations", [time for time, _ in recs])
+        self.rec_timed.append(timed)
+        self.rec_time += times
         self.recs.append(len(recs))
+        self.rec_item += [recs[place][1] for place in order]
+        timed, times, order = _in_order(f"{at}.searches", [time for time, _ in searches])
+        self.search_timed.append(timed)
+        self.search_time += times
         self.searches.append(len(searches))
-        self.rec_time += [time for time, _ in recs]
-        self.rec_item += [item for _, item in recs]
-        for time, (query, items) in searches:
-            self.search_time.append(time)
+        for query, items in (searches[place][1] for place in order):
             self.query.append(query)
             self.clicks.append(len(items))
             self.click_item += items
 
 
-def _in_order(at: str, events: list[tuple[int | None, Any]]) -> tuple[bool, list[tuple[int, Any]]]:
-    """Whether there are timestamps, and the events by time (list order among equal times, or where there are none)."""
-    times = [time for time, _ in events if time is not None]
-    if times and len(times) < len(events):
-        raise SeerecError(f"Only some events of {at} have a timestamp.", "Give all of them one, or none.")
+def _in_order(at: str, given: list[int | None]) -> tuple[bool, list[int], list[int]]:
+    """Whether there are timestamps, the times, and the order: by time, equal times and events without one as listed."""
+    times = [time for time in given if time is not None]
     if not times:
-        return False, [(place, event) for place, (_, event) in enumerate(events)]
-    return True, sorted(((time or 0, event) for time, event in events), key=lambda pair: pair[0])
+        return False, list(range(len(given))), list(range(len(given)))
+    if len(times) < len(given):
+        raise SeerecError(f"Only some events of {at} have a timestamp.", "Give all of them one, or none.")
+    return True, sorted(times), sorted(range(len(times)), key=times.__getitem__)
 
 
 def _wrong(at: str, expected: str, found: Any) -> SeerecError:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,14 +18,15 @@ _PIPED_WIDTH = 200  # columns where nobody's terminal says how many there are
 
 
 def show(content: Any, as_json: bool, human: Callable[[Any], RenderableType]) -> None:
-    """Print a document as JSON, or as what ``human`` makes of it."""
+    """Print a document as JSON, or as what ``human`` makes of it. Lines that are already laid out stay as they are."""
     if as_json:
         document(content)
         return
     console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
+    if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(markup=False, highlight=False, width=_PIPED_WIDTH)
-    console.print(human(content))
+    made = human(content)
+    console.print(made, soft_wrap=isinstance(made, str))
 
 
 def document(content: Any) -> None:
@@ -116,7 +118,7 @@ def recommendations(content: dict[str, Any]) -> RenderableType:
         rows = [[str(item["rank"]), str(item["item_id"]), item["title"] or "", f"{item['score']:.4f}"] for item in found["items"]]
         parts.append(_table([f"for {who}{known}", "item", "title", "score"], rows))
         if found["ignored"]:
-            parts.append(Text(f"ignored, since training never saw them: {_listed(found['ignored'])}"))
+            parts.append(Text(f"ignored, since training never saw them: {', '.join(found['ignored'])}"))
     return Group(*parts)
 
 
@@ -157,14 +159,20 @@ def health(content: dict[str, Any]) -> RenderableType:
     return _table(["", "", "", ""], rows)
 
 
+def demo(content: dict[str, Any]) -> RenderableType:
+    """The comparison, then one user's searches, recommendations and explanation."""
+    user = content["recommendations"][0]["user_id"]
+    parts: list[RenderableType] = [comparison(content["comparison"])]
+    parts.append(_table([f"searches of user {user}, oldest first"], [[query] for query in content["searches"]]))
+    parts.append(recommendations(content))
+    parts.append(Text(content["explanation_text"], no_wrap=True, overflow="ignore"))
+    parts.append(_table(["what took how long", "seconds"], [[part, f"{time:.0f}"] for part, time in content["seconds"].items()]))
+    parts.append(Text(f"Everything is in {content['folder']}: metrics.json, learning-curves.png, the corpus and the runs."))
+    return Group(*parts)
+
+
 def _title(content: dict[str, Any]) -> str:
     return f"{content['model']} stage {content['stage']}, {content['split']}, {content['candidates']}"
-
-
-def _listed(ignored: Any) -> str:
-    if isinstance(ignored, Mapping):
-        return ", ".join(f"{number} {name}" for name, number in ignored.items())
-    return ", ".join(map(str, ignored)) if isinstance(ignored, list | tuple) else str(ignored)
 
 
 def _metrics(found: Mapping[str, float]) -> list[str]:

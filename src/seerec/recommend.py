@@ -152,7 +152,7 @@ class Ranker:
             scores, items = _top(fresh, candidates, k)
         if scores is None or items is None:
             return Best(np.zeros((len(row), 0), np.int64), np.zeros((len(row), 0)))
-        order = scores.argsort(1, descending=True, stable=True)
+        order = scores.argsort(stable=True, dim=1, descending=True)
         return Best(items.gather(1, order).cpu().numpy(), scores.gather(1, order).double().cpu().numpy())
 
     def describe(

@@ -314,6 +314,13 @@ def test_request_hides_what_happens_in_it(tmp_path: Path) -> None:
     assert (corpus.rec_role[last], corpus.rec_seen[last], corpus.rec_search_seen[last]) == (3, 2, 1)
 
 
+@pytest.mark.parametrize(("time", "role"), [(499, 0), (500, 3), (501, 3)])
+def test_a_search_repeats_an_item_only_before_it(time: int, role: int, tmp_path: Path) -> None:
+    log = events(simple(), [search("a", "1", time, "that one", "w")])
+    corpus = write_corpus(log, tmp_path / "c", DataSettings(negatives=1))
+    assert corpus.rec_role[corpus.rec_offset[1] - 1] == role
+
+
 def test_future_only_items_and_users_never_become_known(tmp_path: Path) -> None:
     log = [*simple(), rec("a", "new", 9000), *three("late", "x", "y", start=9000)]
     settings = DataSettings(split="chronological", val_start="1970-01-01T00:00:00.4", test_start="1970-01-01T00:00:05.1",

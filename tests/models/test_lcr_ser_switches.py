@@ -73,7 +73,7 @@ def observed(settings):
     found["rollouts"] = rollouts
     found["rollout gradient"] = gradient(model)
     terms = model.objective(b, model.encode(b))
-    found["rank loss"], found["loss"] = terms["rank"], terms.get("tcl", torch.zeros(()))
+    found["rank loss"], found["loss"] = terms["rank"], terms.get("tcl", 0 * terms["rank"])
     torch.stack([*terms.values()]).sum().backward()
     found["gradient"] = gradient(model)
     return {name: value.detach() for name, value in found.items()}
@@ -176,7 +176,9 @@ NO_GRADIENT = {
 ALSO = {
     ("steps", 0): {"cross": "without steps nothing crosses", "position": "nor has a step a position"},
     ("scorer", "dot"): {"inputs.user": "the dot product does not know the user"},
-    ("detach", "twin"): {},
+    ("twin", "separate"): {
+        f"twin_{side}.cross.": "a copy of a side whose cross-attention it never calls" for side in ("search", "recommendation")
+    },
     ("loss", "softmax"): {"mlp.2.bias": "softmax does not feel what is added to all its logits"},
 }
 TRAINED = [

@@ -179,6 +179,12 @@ class EvaluationBatches:
             index = self._order[step * self.settings.evaluation_rows : (step + 1) * self.settings.evaluation_rows]
             yield index, self.batch(index)
 
+    def search_places(self, index: Ints, length: int) -> Ints:
+        """B S positions of the searches in these targets' batch, -1 where a slot is empty."""
+        bounds = self.histories.last(self.row[index], self._rec_end[index], self._search_end[index])
+        at = bounds[2][:, None] + np.arange(length)
+        return np.where(at < bounds[3][:, None], at, -1)
+
     def seen_items(self, index: Ints) -> tuple[Ints, Ints]:
         """(place in ``index``, item) of everything these targets' users clicked before, in either log, uncut."""
         row, c = self.row[index], self._corpus

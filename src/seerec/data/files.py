@@ -4,6 +4,7 @@ A row that cannot be split into the header's columns goes to ``quarantine`` with
 """
 
 import csv
+import glob
 import gzip
 import re
 from collections.abc import Sequence
@@ -129,7 +130,7 @@ def _damaged(path: Path, error: Exception) -> SeerecError:
 
 def _parquet_names(path: Path) -> list[str]:
     try:
-        return duckdb.read_parquet(str(path), connection=duckdb.connect()).columns
+        return duckdb.read_parquet(glob.escape(str(path)), connection=duckdb.connect()).columns
     except duckdb.Error as error:
         raise _damaged(path, error) from error
 
@@ -141,20 +142,23 @@ def _read_parquet(connection: duckdb.DuckDBPyConnection, path: Path, name: str, 
     try:
         connection.execute(
             f"CREATE TABLE {quoted(name)} AS SELECT file_row_number + 1 AS line, {columns} "
-            f"FROM read_parquet({text(str(path))}, file_row_number = true) ORDER BY line"
+            f"FROM read_parquet({text(glob.escape(str(path)))}, file_row_number = true) ORDER BY line"
         )
     except duckdb.Error as error:
         raise _damaged(path, error) from error
 
 
 def _read_text(connection: duckdb.DuckDBPyConnection, path: Path, name: str, names: list[str]) -> None:
-    """Quotes are read as quotes, unless reading them as plain characters leaves fewer malformed lines."""
+    """Quotes are read as quotes, unless reading them as plain characters leaves fewer malformed lines.
+
+    In tab-separated files, which often do not quote, also unless a quoted value spans lines and need not.
+    """
     rejects, breaks = _scan(connection, path, names, '"')
     columns = ", ".join(quoted(column) for column in names if column.lower() != "line")
     if rejects or breaks:
         plain, _ = _scan(connection, path, names, "")
-        if plain < rejects or plain == 0:
-            unwrapped = "CASE WHEN {0} LIKE '\"%_\"' THEN nullif({0}[2:-2], '') ELSE {0} END AS {0}"
+        if plain < rejects or (plain == 0 and _sniff(path) == "\t"):
+            unwrapped = "CASE WHEN {0} LIKE '\"%_\"' THEN nullif(replace({0}[2:-2], '\"\"', '\"'), '') ELSE {0} END AS {0}"
             columns = ", ".join(unwrapped.format(quoted(column)) for column in names if column.lower() != "line")
         else:
             _scan(connection, path, names, '"')
@@ -193,9 +197,9 @@ def _scan(connection: duckdb.DuckDBPyConnection, path: Path, names: list[str], q
         try:
             connection.execute(f"""
                 CREATE TEMP TABLE csv_rows AS SELECT row_number() OVER () AS row_number, * FROM read_csv(
-                    {text(str(path))}, auto_detect = false, header = true, columns = {{{columns}}}, strict_mode = {strict},
-                    delim = {text(_sniff(path))}, quote = {text(quote)}, escape = {text(quote)}, store_rejects = true,
-                    rejects_limit = 0, rejects_table = 'csv_rejects', rejects_scan = 'csv_scans')""")
+                    {text(glob.escape(str(path)))}, auto_detect = false, header = true, columns = {{{columns}}},
+                    strict_mode = {strict}, delim = {text(_sniff(path))}, quote = {text(quote)}, escape = {text(quote)},
+                    store_rejects = true, rejects_limit = 0, rejects_table = 'csv_rejects', rejects_scan = 'csv_scans')""")
             break
         except duckdb.Error as error:
             if strict == "false":

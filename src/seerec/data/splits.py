@@ -67,7 +67,7 @@ def no_clicks(settings: DataSettings) -> SeerecError:
     """The error of a log without a user that stays."""
     return SeerecError(
         f"No user has at least {settings.min_user_clicks} clicked recommendations.",
-        "Give a log with clicked recommendations, or lower `--min-user-clicks`.",
+        "Give a log with clicked recommendations, or lower the setting `min_user_clicks`.",
     )
 
 

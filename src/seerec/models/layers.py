@@ -160,7 +160,7 @@ def dropout(x: Tensor, share: float, training: bool) -> Tensor:
         return x
     draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(-(2**63), None)
     keep = draws.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
-    return x * keep * (256 / (256 - dropped))
+    return x * keep.to(x.dtype).mul_(256 / (256 - dropped))
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
@@ -238,8 +238,9 @@ class Attention(nn.Module):
         if own is not None:
             # A product and a sum: a batched matrix product over this many tiny matrices is several times slower.
             logits = torch.cat([logits, (query.unsqueeze(3) * own.key).sum(-1)], -1)
-            visible = F.pad(visible, (0, own.key.shape[3]), value=True)
-        weights = logits.softmax(-1) * visible  # the product zeroes a query that sees nothing at all
+        weights = logits.softmax(-1)
+        if own is None:
+            weights = weights * visible  # zeroes a query that sees nothing at all
         dropped = dropout(weights, self.dropout, self.training)
         out = dropped[..., :length] @ history.value
         if own is not None:

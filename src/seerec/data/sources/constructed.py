@@ -20,7 +20,7 @@ import duckdb
 
 from seerec.errors import SeerecError
 
-_ROUNDS = 64
+_ROUNDS = 8
 _STOP_WORDS = (
     "a about after all an and any are as at be been but by can com did do does for from had has have he her his how i if in "
     "into is it its just like ll me more my no not of off on one only or our out over own re s she so some such t than that "
@@ -66,7 +66,7 @@ def construct(connection: duckdb.DuckDBPyConnection, *, p_search: float, noise: 
         DELETE FROM recommendations USING slot
         WHERE slot.own AND slot.line = recommendations.line AND slot.timestamp = recommendations.timestamp
           AND slot.user_id = recommendations.user_id AND slot.item_id = recommendations.item_id""")
-    for table in ("slot", "donor", "wanting", "given", "item_words"):
+    for table in ("slot", "donor", "wanting", "drawn", "given", "item_words"):
         connection.execute(f"DROP TABLE {table}")
     assert row is not None
     if not row[3]:
@@ -134,17 +134,22 @@ def _donors(connection: duckdb.DuckDBPyConnection, seed: int, clocks: bool) -> N
         SELECT slot.user_id, place, coalesce(eligible, 0) AS eligible FROM {eligible} WHERE added""")
     connection.execute("""
         CREATE TEMP TABLE given (user_id VARCHAR, place BIGINT, donor_id VARCHAR, donor_place BIGINT, item_id VARCHAR)""")
-    for attempt in range(_ROUNDS):
-        drawn = _uniform(_digest(seed, f"donor {attempt}", "wanting.place", "wanting.user_id"))
+    for round_number in range(_ROUNDS):
+        first = 1 << round_number  # draw 1 in the first round, 2 and 3 in the second, 4 to 7 in the third
+        drawn = _uniform(_digest(seed, "donor", "draw || ' ' || place", "user_id"))
         connection.execute(f"""
+            CREATE OR REPLACE TEMP TABLE drawn AS
+            SELECT user_id, place, draw, 1 + floor({drawn} * eligible)::BIGINT AS number
+            FROM wanting, range({first}, {2 * first}) AS draws(draw) WHERE eligible > 0""")
+        connection.execute("""
             INSERT INTO given
-            SELECT wanting.user_id, wanting.place, donor.user_id, donor.place, donor.item_id
-            FROM wanting JOIN donor ON donor.number = 1 + floor({drawn} * wanting.eligible)::BIGINT
-            WHERE eligible > 0 AND donor.user_id <> wanting.user_id
-              AND NOT EXISTS (FROM slot WHERE slot.user_id = wanting.user_id AND slot.item_id = donor.item_id)""")
-        connection.execute(
-            "DELETE FROM wanting USING given WHERE (wanting.user_id, wanting.place) = (given.user_id, given.place)"
-        )
+            SELECT user_id, place, arg_min(donor_id, draw), arg_min(donor_place, draw), arg_min(item_id, draw) FROM (
+                SELECT drawn.user_id, drawn.place, draw, donor.user_id AS donor_id, donor.place AS donor_place, item_id
+                FROM drawn JOIN donor USING (number) WHERE donor.user_id <> drawn.user_id)
+            ANTI JOIN slot USING (user_id, item_id) GROUP BY user_id, place""")
+        connection.execute("""
+            DELETE FROM wanting USING given
+            WHERE wanting.user_id = given.user_id AND wanting.place = given.place""")
         left = connection.execute("SELECT count(*) FROM wanting WHERE eligible > 0").fetchone()
         if left is None or not left[0]:
             break

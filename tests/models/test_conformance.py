@@ -1,0 +1,39 @@
+"""Every model keeps every promise: one line per model, and per setting that changes what it promises."""
+
+from tests.conformance import EXCEPTIONS, ModelConformance
+
+from seerec.models.registry import MODELS
+
+
+class TestPopularity(ModelConformance):
+    key = "popularity"
+
+
+class TestLastClick(ModelConformance):
+    key = "last-click"
+
+
+class TestLastSearchClick(ModelConformance):
+    key = "last-search-click"
+
+
+class TestSASRec(ModelConformance):
+    key = "sasrec"
+
+
+class TestLCRSER(ModelConformance):
+    key = "lcr-ser"
+
+
+class TestLCRSERWithoutCausalMask(ModelConformance):
+    key = "lcr-ser"
+    settings = {"causal": False, "scorer": "mlp+dot"}  # noqa: RUF012
+
+
+def test_every_model_is_here():
+    assert {kind.key for kind in ModelConformance.__subclasses__()} == {*MODELS}
+
+
+def test_every_exception_names_a_model_and_a_reason():
+    assert {key for key, _ in EXCEPTIONS} <= {*MODELS}
+    assert all(reason for reason in EXCEPTIONS.values())
