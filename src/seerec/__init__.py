@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from seerec.errors import SeerecError as SeerecError
     from seerec.evaluation.evaluate import compare as compare
     from seerec.evaluation.evaluate import evaluate as evaluate
-    from seerec.explain import explain as explain
-    from seerec.recommend import recommend as recommend
+    from seerec.explanations import explain as explain
+    from seerec.recommendations import recommend as recommend
     from seerec.training.run import Run as Run
     from seerec.training.train import train as train
 
@@ -22,9 +22,9 @@ _PLACES = {
     "SeerecError": "seerec.errors",
     "compare": "seerec.evaluation.evaluate",
     "evaluate": "seerec.evaluation.evaluate",
-    "explain": "seerec.explain",
+    "explain": "seerec.explanations",
     "prepare": "seerec.data.door",
-    "recommend": "seerec.recommend",
+    "recommend": "seerec.recommendations",
     "train": "seerec.training.train",
 }
 __all__ = ["Corpus", "Run", "SeerecError", "compare", "evaluate", "explain", "prepare", "recommend", "train"]

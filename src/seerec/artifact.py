@@ -102,9 +102,7 @@ def save(
         **facts,
     }
     with atomic_folder(folder) as work:
-        save_file(
-            {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}, work / "weights.safetensors"
-        )
+        save_file({n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}, work / "weights.safetensors")
         features = {name: getattr(vocabulary, name).contiguous() for name in _FEATURES}
         features["item_pool"] = torch.from_numpy(np.array(corpus.item_pool))
         save_file(features, work / "features.safetensors")
@@ -163,9 +161,7 @@ def locate(path: str | Path, stage: int | None = None) -> Path:
         if (path / f"stage{number}" / "weights.safetensors").is_file():
             return path / f"stage{number}"
     wanted = "trained model" if stage is None else f"model of stage {stage}"
-    raise SeerecError(
-        f"There is no {wanted} in {path}.", "Give a run that `seerec train` finished, or one of its artifacts."
-    )
+    raise SeerecError(f"There is no {wanted} in {path}.", "Give a run that `seerec train` finished, or one of its artifacts.")
 
 
 def corpus_of(path: str | Path, corpus: str | Path | None = None) -> Corpus:

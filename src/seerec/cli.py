@@ -195,8 +195,8 @@ def recommend(
     arguments.exactly_one(user=user, history=history, all_users=all_users)
     if all_users != (out is not None) or (resume and not all_users):
         raise typer.BadParameter("--all-users and --out go together, and --resume with them.")
-    from seerec.recommend import recommend as first_items
-    from seerec.recommend import recommend_all
+    from seerec.recommendations import recommend as first_items
+    from seerec.recommendations import recommend_all
 
     if out is not None:
         written = recommend_all(
@@ -226,8 +226,8 @@ def explain(
     Per reasoning step: how much attention fell on which search and click.
     """
     arguments.exactly_one(user=user, history=history)
-    from seerec.explain import explain as find_reasons
-    from seerec.explain import text
+    from seerec.explanations import explain as find_reasons
+    from seerec.explanations import text
 
     given = None if history is None else arguments.one_history(history)
     found = find_reasons(run, user=user, history=given, item=item, k=k, corpus=corpus, stage=stage)

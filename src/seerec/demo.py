@@ -15,10 +15,10 @@ from seerec.data.door import prepare
 from seerec.errors import SeerecError
 from seerec.evaluation.evaluate import compare
 from seerec.evaluation.metrics import METRICS
-from seerec.explain import explain
-from seerec.explain import text as explanation_text
+from seerec.explanations import explain
+from seerec.explanations import text as explanation_text
 from seerec.progress import SILENT, Progress
-from seerec.recommend import recommend
+from seerec.recommendations import recommend
 from seerec.training.train import train
 
 

@@ -114,7 +114,8 @@ def test_bad_sequences_are_quarantined_and_counted(tmp_path: Path) -> None:
         "SELECT line, reason FROM quarantine WHERE table_name = 'recommendations' ORDER BY ALL"
     ).fetchall()
     assert reasons == [
-        (2, "sequence_duplicate"), (4, "user_missing"), (4, "user_missing"), (5, "item_missing"), (6, "malformed_line"), (7, "sequence_duplicate"),
+        (2, "sequence_duplicate"), (4, "user_missing"), (4, "user_missing"), (5, "item_missing"),
+        (6, "malformed_line"), (7, "sequence_duplicate"),
     ]  # fmt: skip
     counts = events.counts
     assert (counts["recommendations_read"], counts["recommendations_accepted"], counts["recommendations_quarantined"]) == (
@@ -154,7 +155,7 @@ def test_a_wrong_folder_is_a_sentence(tmp_path: Path) -> None:
         plain(tmp_path / "log.csv")
     assert "--items" in error.value.fix
     folder(tmp_path, books__csv=ITEMS)
-    with pytest.raises(SeerecError, match="several items' files: books.csv, items.csv"):
+    with pytest.raises(SeerecError, match=r"several items' files: books.csv, items.csv"):
         plain(tmp_path)
     with pytest.raises(SeerecError, match="does not exist"):
         plain(tmp_path / "nowhere")

@@ -152,9 +152,7 @@ class TrainingBatches:
 class EvaluationBatches:
     """The targets of a split with their saved candidates, rows of similar length together."""
 
-    def __init__(
-        self, corpus: Corpus, settings: BatchSettings, candidates: CandidateSet, limit: int | None = None
-    ) -> None:
+    def __init__(self, corpus: Corpus, settings: BatchSettings, candidates: CandidateSet, limit: int | None = None) -> None:
         self.settings, self.candidates, self._corpus = settings, candidates, corpus
         self.histories = Histories(corpus, settings)
         chosen = np.arange(len(candidates.target))
@@ -199,7 +197,7 @@ class EvaluationBatches:
         """The batch of these targets."""
         row = self.row[index]
         bounds = self.histories.last(row, self._rec_end[index], self._search_end[index])
-        items = self.candidates.items(self._corpus, self.chosen[index])
+        items = self.candidates.items(self._corpus, self.chosen[index]).astype(np.int64)
         column = self.candidates.column[self.chosen[index]]
         return self.histories.batch(
             row,

@@ -62,7 +62,9 @@ def prepare(
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise SeerecError(f"The setting {name!r} is not valid: {first['msg'].lower()}.", "See `seerec prepare --help`.") from error
+        raise SeerecError(
+            f"The setting {name!r} is not valid: {first['msg'].lower()}.", "See `seerec prepare --help`."
+        ) from error
     if source == "tables":
         if recommendations is None:
             raise SeerecError("There is no recommendations table.", "Give recommendations= (and searches=, items=, users=).")

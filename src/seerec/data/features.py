@@ -17,9 +17,7 @@ from seerec.data.text import Encoded, Tokeniser, encode
 
 def item_features(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     """Known items in the order of their ids: item, item_id, clicks, pool, title, text and the category columns."""
-    return _joined(
-        connection, "item", "items", "item_id", "k.item, k.item_id, k.clicks, k.pool, f.title, f.text", "k.item"
-    )
+    return _joined(connection, "item", "items", "item_id", "k.item, k.item_id, k.clicks, k.pool, f.title, f.text", "k.item")
 
 
 def user_features(connection: duckdb.DuckDBPyConnection, users: pa.Table) -> pa.Table:
@@ -31,9 +29,7 @@ def user_features(connection: duckdb.DuckDBPyConnection, users: pa.Table) -> pa.
         connection.unregister("known_user")
 
 
-def _joined(
-    connection: duckdb.DuckDBPyConnection, known: str, features: str, key: str, columns: str, order: str
-) -> pa.Table:
+def _joined(connection: duckdb.DuckDBPyConnection, known: str, features: str, key: str, columns: str, order: str) -> pa.Table:
     names = [name for name in connection.table(features).columns if name.startswith("category_")]
     selected = ", ".join([columns, *(f"f.{quoted(name)}" for name in names)])
     query = f"SELECT {selected} FROM {known} AS k LEFT JOIN {features} AS f ON f.{key} = k.{key} ORDER BY {order}"
@@ -58,9 +54,7 @@ def categories(table: pa.Table) -> tuple[list[str], NDArray[np.int32], list[pa.T
         found = pc.index_in(table[name], value_set=values)
         ids[FIRST_ID:, place] = pc.fill_null(pc.add(found, FIRST_ID), 0).to_numpy()
         number = pa.array(np.arange(FIRST_ID, FIRST_ID + len(values), dtype=np.int32))
-        legends.append(
-            pa.table({"column": pa.array([name] * len(values), pa.string()), "value": number, "text": values})
-        )
+        legends.append(pa.table({"column": pa.array([name] * len(values), pa.string()), "value": number, "text": values}))
     return names, ids, legends
 
 
@@ -101,9 +95,7 @@ def write_features(
     pq.write_table(items.select(["item", "item_id", "title", *item_names]), folder / "items.parquet")
     pq.write_table(users.select(["user", "user_id"]), folder / "users.parquet")
     pq.write_table(words, folder / "words.parquet")
-    empty = pa.table(
-        {"column": pa.array([], pa.string()), "value": pa.array([], pa.int32()), "text": pa.array([], pa.string())}
-    )
+    empty = pa.table({"column": pa.array([], pa.string()), "value": pa.array([], pa.int32()), "text": pa.array([], pa.string())})
     for name, legends in (("items", item_legends), ("users", user_legends)):
         pq.write_table(pa.concat_tables([empty, *legends]), folder / f"{name}_categories.parquet")
     return {"items": items.num_rows, "words": words.num_rows}

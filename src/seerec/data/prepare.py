@@ -184,9 +184,7 @@ def _write_events(
     connection: duckdb.DuckDBPyConnection, folder: Path, settings: DataSettings, bounds: Bounds
 ) -> tuple[dict[str, int], pa.Table]:
     """Write rows, clicks and searches; returns the counts and the known users."""
-    rows = connection.sql(
-        "SELECT CAST(row_id AS BIGINT) AS row, user_id FROM kept_user ORDER BY row_id"
-    ).to_arrow_table()
+    rows = connection.sql("SELECT CAST(row_id AS BIGINT) AS row, user_id FROM kept_user ORDER BY row_id").to_arrow_table()
     rec = _arrays(
         connection,
         "SELECT row_id, item, time, part, recs, searches, fate, CAST(coalesce(announced, -1) AS INTEGER) AS announced "
@@ -230,9 +228,7 @@ def _write_events(
     return counts, users
 
 
-def _count_targets(
-    connection: duckdb.DuckDBPyConnection, rec: Columns, settings: DataSettings, bounds: Bounds
-) -> dict[str, int]:
+def _count_targets(connection: duckdb.DuckDBPyConnection, rec: Columns, settings: DataSettings, bounds: Bounds) -> dict[str, int]:
     """Targets of each split, and the clicks of it that are none, by reason."""
     counts = {}
     for split, part in SPLITS.items():

@@ -90,7 +90,8 @@ def evaluate(
             "seed": loaded.manifest.get("settings", {}).get("seed"),
         },
     )
-    result.save(folder.parent / "evaluation" / f"{split}-{candidates}-stage{number}")
+    part = "" if limit is None else f"-first{limit}"
+    result.save(folder.parent / "evaluation" / f"{split}-{candidates}-stage{number}{part}")
     return result
 
 
@@ -144,14 +145,10 @@ def compare(
         The runs do not share targets and candidates.
     """
     wanted = list(stages) if stages is not None else [None] * len(paths)
-    evaluations = [
-        _saved_or_new(path, split, candidates, stage, progress) for path, stage in zip(paths, wanted, strict=True)
-    ]
+    evaluations = [_saved_or_new(path, split, candidates, stage, progress) for path, stage in zip(paths, wanted, strict=True)]
     first = evaluations[0]
     for path, other in zip(paths, evaluations, strict=True):
-        same = other.facts["candidate_hash"] == first.facts["candidate_hash"] and np.array_equal(
-            other.target, first.target
-        )
+        same = other.facts["candidate_hash"] == first.facts["candidate_hash"] and np.array_equal(other.target, first.target)
         if not same or other.facts["corpus_hash"] != first.facts["corpus_hash"]:
             raise SeerecError(
                 f"{path} was evaluated on other targets or candidates than {paths[0]}.",
@@ -166,9 +163,7 @@ def compare(
     return Table(tuple(str(path) for path in paths), tuple(evaluations), found, adjusted)
 
 
-def _saved_or_new(
-    path: str | Path, split: str, candidates: Candidates, stage: int | None, progress: Progress
-) -> Evaluation:
+def _saved_or_new(path: str | Path, split: str, candidates: Candidates, stage: int | None, progress: Progress) -> Evaluation:
     folder = artifact.locate(path, stage)
     number = int(artifact.read_manifest(folder).get("stage", 1))
     saved = folder.parent / "evaluation" / f"{split}-{candidates}-stage{number}"

@@ -195,9 +195,7 @@ def mean_auc_by_group(scores: ArrayLike, labels: ArrayLike, group: ArrayLike) ->
     if not np.isin(labels, (0, 1)).all():
         raise ValueError("labels must be 0 or 1")
     if np.isnan(scores).any():
-        raise SeerecError(
-            "A score is not a number (NaN).", "The model diverged: train again with a smaller learning rate."
-        )
+        raise SeerecError("A score is not a number (NaN).", "The model diverged: train again with a smaller learning rate.")
     if scores.size == 0:
         return float("nan"), 0
     order = np.lexsort((scores, group))

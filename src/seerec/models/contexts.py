@@ -25,9 +25,7 @@ class LatentSide(nn.Module):
         )
         self.cross = nn.ModuleList(Attention(config.width, config.heads, config.dropout) for _ in range(crossed))
         normed = config.cross_norm and config.block != "literal"
-        self.cross_norms = nn.ModuleList(
-            nn.LayerNorm(config.width) if normed else nn.Identity() for _ in range(crossed)
-        )
+        self.cross_norms = nn.ModuleList(nn.LayerNorm(config.width) if normed else nn.Identity() for _ in range(crossed))
 
     def layer(self, depth: int) -> EncoderLayer:
         """The encoder layer at this depth."""
@@ -49,9 +47,7 @@ class Contexts:
     ``reader`` is ``self`` (MSA) or ``cross`` (MCA); ``own_source`` says whose inputs a side's MSA reads (A1).
     """
 
-    def __init__(
-        self, sides: dict[str, LatentSide], inputs: dict[str, list[Tensor]], own_source: dict[str, str]
-    ) -> None:
+    def __init__(self, sides: dict[str, LatentSide], inputs: dict[str, list[Tensor]], own_source: dict[str, str]) -> None:
         self._sides, self._own_source = sides, own_source
         self.history: dict[tuple[str, str, int], KeysValues] = {}
         self._own: dict[tuple[str, str, int], KeysValues] = {}

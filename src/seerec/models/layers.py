@@ -83,9 +83,7 @@ class InputLayer(nn.Module):
 
     def open(self, batch: Batch) -> None:
         """Gather the rows this batch touches, and make each distinct item's vector once."""
-        items = self.item.open(
-            torch.cat([batch.rec.reshape(-1), batch.click.reshape(-1), batch.candidates.reshape(-1)])
-        )
+        items = self.item.open(torch.cat([batch.rec.reshape(-1), batch.click.reshape(-1), batch.candidates.reshape(-1)]))
         self.user.open(batch.user)
         words = [batch.query.reshape(-1)]
         if self.item_text.shape[1]:

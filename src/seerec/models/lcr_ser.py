@@ -10,6 +10,7 @@ Equation numbers are the paper's, A-numbers the register in ``lcr_ser_config.py`
 
 import copy
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -71,7 +72,7 @@ class LCRSER(ReasoningRecommender[LCRState]):
         if config.aggregation == "target":
             self.target = nn.ModuleDict({s: TargetAttention(d, config.attention, config.heads) for s in SIDES})
         sizes = (4 * d, *config.hidden, 1)
-        self.mlp = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.mlp = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         if config.scorer == "dot":
             self.mlp = nn.ModuleList()
         initialise(self)

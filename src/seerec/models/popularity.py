@@ -1,5 +1,7 @@
 """Floors: what a recommender must beat before its reasoning means anything. All three count, none has gradients."""
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -62,9 +64,9 @@ class Transitions(CountingRecommender[Tensor]):
         self.count: Tensor
         self._seen: list[Tensor] = []
 
+    @abstractmethod
     def anchor(self, batch: Batch) -> Tensor:
         """The item that predicts the next, B T; 0 where there is none."""
-        raise TypeError("Transitions is abstract: use LastClick or LastSearchClick")
 
     def observe(self, batch: Batch) -> None:
         """Count (anchor, positive) pairs."""

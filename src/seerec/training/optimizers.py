@@ -31,9 +31,7 @@ class LazyAdam:
         self.dense = torch.optim.AdamW(_groups(self.named, weight_decay), lr=0.0, betas=_BETAS, eps=_EPS)
         self.mean = {name: torch.zeros_like(t.weight) for name, t in self.tables.items()}
         self.square = {name: t.weight.new_zeros(len(t.weight)) for name, t in self.tables.items()}
-        self.count = {
-            n: torch.zeros(len(t.weight), dtype=torch.int32, device=t.weight.device) for n, t in self.tables.items()
-        }
+        self.count = {n: torch.zeros(len(t.weight), dtype=torch.int32, device=t.weight.device) for n, t in self.tables.items()}
 
     def parameters(self) -> list[Tensor]:
         """Everything that has a gradient after a backward pass, for clipping."""
@@ -133,12 +131,8 @@ def _dense_state(optimizer: torch.optim.Optimizer, named: dict[str, nn.Parameter
     return tensors
 
 
-def _restore_dense(
-    optimizer: torch.optim.Optimizer, named: dict[str, nn.Parameter], tensors: dict[str, Tensor]
-) -> None:
+def _restore_dense(optimizer: torch.optim.Optimizer, named: dict[str, nn.Parameter], tensors: dict[str, Tensor]) -> None:
     for name, parameter in named.items():
-        found = {
-            k: tensors[f"dense.{k}.{name}"] for k in ("step", "exp_avg", "exp_avg_sq") if f"dense.{k}.{name}" in tensors
-        }
+        found = {k: tensors[f"dense.{k}.{name}"] for k in ("step", "exp_avg", "exp_avg_sq") if f"dense.{k}.{name}" in tensors}
         if found:
             optimizer.state[parameter] = {kind: value.clone() for kind, value in found.items()}

@@ -25,6 +25,8 @@ PRESETS: dict[str, dict[str, tuple[Overrides, Overrides]]] = {
     },
 }
 
+_LISTS = "`seerec models {key}` lists the settings of the model and of training."
+
 
 def resolve(key: str, preset: str, overrides: Overrides) -> tuple[Any, TrainSettings]:
     """Model and training settings of a preset with ``overrides`` on top.
@@ -45,9 +47,11 @@ def resolve(key: str, preset: str, overrides: Overrides) -> tuple[Any, TrainSett
         tree[name] = dict(value) if isinstance(value, dict) else value
     for name, value in overrides.items():
         *path, last = name.split(".")
-        place = tree
+        place: Any = tree
         for part in path:
-            place = place.setdefault(part, {})
+            place = place.setdefault(part, {}) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or isinstance(place.get(last), dict):
+            raise SeerecError(f"There is no single setting {name!r}.", _LISTS.format(key=key))
         place[last] = value
     try:
         return kind.Config(**tree.pop("model")), TrainSettings(**tree)
@@ -56,5 +60,5 @@ def resolve(key: str, preset: str, overrides: Overrides) -> tuple[Any, TrainSett
         name = ".".join(str(part) for part in first["loc"])
         raise SeerecError(
             f"The setting {name!r} is not valid: {first['msg'].lower()}.",
-            f"`seerec models {key}` lists the settings of a model, docs/settings.md those of training.",
+            _LISTS.format(key=key),
         ) from error

@@ -38,10 +38,8 @@ def reward(logits_BTNC: Tensor, positive_BT: Tensor, kind: str) -> Tensor:
 
 def advantage(reward_BTN: Tensor, settings: ReinforceSettings) -> Tensor:
     """Eq. 17, B T N; zero in a group whose rewards are all equal (A40)."""
-    if settings.baseline == "first":
-        centred = reward_BTN - reward_BTN[:, :, :1]
-    else:
-        centred = reward_BTN - reward_BTN.mean(2, keepdim=True)
+    baseline = reward_BTN[:, :, :1] if settings.baseline == "first" else reward_BTN.mean(2, keepdim=True)
+    centred = reward_BTN - baseline
     if settings.scale == "none":
         return centred
     spread = reward_BTN.std(2, keepdim=True, correction=1 if settings.scale == "sample" else 0)
@@ -92,11 +90,7 @@ class PolicyObjective:
         with torch.no_grad():
             rewards = reward(logits, batch.positive, s.reward)
             gain = advantage(rewards, s)
-            noise = (
-                draw_noise(batch, model.start_width, s, stream=1)
-                if s.reference_noise == "fresh"
-                else self._rollout.noise
-            )
+            noise = draw_noise(batch, model.start_width, s, stream=1) if s.reference_noise == "fresh" else self._rollout.noise
             other = _scores(self.reference, batch, noise)
         log_all, reference_all = log_policy(logits, s), log_policy(other, s)
         chosen, reference = _chosen(log_all, batch.positive), _chosen(reference_all, batch.positive)

@@ -79,9 +79,7 @@ def train(
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
     config, training = resolve(model, preset, settings or {})
     if not len(corpus.targets("train")):
-        raise SeerecError(
-            f"The corpus {corpus.path} has no training targets.", "Prepare a log with more clicks per user."
-        )
+        raise SeerecError(f"The corpus {corpus.path} has no training targets.", "Prepare a log with more clicks per user.")
     facts = {
         "kind": "seerec-run",
         "seerec": seerec.__version__,
@@ -104,9 +102,7 @@ def train(
     work = _Work(corpus, training, run, place, progress)
     torch.manual_seed(seed_of(training.seed))
     batch = training.batch
-    built = build(
-        model, config, artifact.vocabulary_of(corpus, batch.query_words), batch.rec_length, batch.search_length
-    )
+    built = build(model, config, artifact.vocabulary_of(corpus, batch.query_words), batch.rec_length, batch.search_length)
     if start is not None:
         adopt(built, artifact.load(start), corpus)
     if isinstance(built, CountingRecommender):
@@ -122,14 +118,10 @@ def train(
 class _Work:
     """What both stages of one run share."""
 
-    def __init__(
-        self, corpus: Corpus, settings: TrainSettings, run: Run, device: torch.device, progress: Progress
-    ) -> None:
+    def __init__(self, corpus: Corpus, settings: TrainSettings, run: Run, device: torch.device, progress: Progress) -> None:
         self.corpus, self.settings, self.run, self.device, self.progress = corpus, settings, run, device, progress
         self.vocabulary = artifact.vocabulary_of(corpus, settings.batch.query_words)
-        self.validation = EvaluationBatches(
-            corpus, settings.batch, load_candidates(corpus, "val"), settings.validation_users
-        )
+        self.validation = EvaluationBatches(corpus, settings.batch, load_candidates(corpus, "val"), settings.validation_users)
         self.results: dict[str, Any] = {}
 
     def count(self, model: CountingRecommender[Any]) -> None:
@@ -157,9 +149,7 @@ class _Work:
                 number=1,
                 model=model,
                 inputs=model.inputs,
-                batches=self._batches(
-                    model, s.batch.rows, s.batch.negatives, s.unknown_user_share, s.batch.fresh_negatives
-                ),
+                batches=self._batches(model, s.batch.rows, s.batch.negatives, s.unknown_user_share, s.batch.fresh_negatives),
                 objective=objective,
                 optimizer=self._optimizer(model, s.weight_decay),
                 validate=self._validate(model),
@@ -224,14 +214,10 @@ class _Work:
         journal.close()
         with (self.run.path / "timing.jsonl").open("a") as file:
             seconds = round(time.monotonic() - began, 3)
-            file.write(
-                json.dumps({"stage": stage.number, "seconds": seconds, "threads": torch.get_num_threads()}) + "\n"
-            )
+            file.write(json.dumps({"stage": stage.number, "seconds": seconds, "threads": torch.get_num_threads()}) + "\n")
         self.results[f"stage{stage.number}"] = artifact.read_manifest(self.run.artifact(stage.number))["validation"]
 
-    def _batches(
-        self, model: Recommender[Any], rows: int, negatives: int, share: float, fresh: bool = True
-    ) -> TrainingBatches:
+    def _batches(self, model: Recommender[Any], rows: int, negatives: int, share: float, fresh: bool = True) -> TrainingBatches:
         return TrainingBatches(
             self.corpus,
             self.settings.batch,
@@ -266,8 +252,6 @@ class _Work:
                 "settings": self.settings.model_dump(),
                 "optimizer": self.settings.optimizer,
             }
-            artifact.save(
-                self.run.path / f"stage{stage}", model, self.vocabulary, self.corpus, self.settings.batch, facts
-            )
+            artifact.save(self.run.path / f"stage{stage}", model, self.vocabulary, self.corpus, self.settings.batch, facts)
 
         return keep

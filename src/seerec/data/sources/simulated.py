@@ -180,9 +180,7 @@ def _lives(users: int, announce: float, rng: np.random.Generator) -> _Lives:
     unit_stray = _ordinal(page_units) == 1
     unit_user = phase_user[page_phase[unit_page]]
     unit_size = np.where(unit_stray, 1, page_size[unit_page])
-    unit_intent = np.where(
-        unit_stray, rng.integers(_INTENT_COUNT, size=unit_user.size), phase_intent[page_phase[unit_page]]
-    )
+    unit_intent = np.where(unit_stray, rng.integers(_INTENT_COUNT, size=unit_user.size), phase_intent[page_phase[unit_page]])
     unit_announced = ~unit_stray & (page_ordinal[unit_page] == 0) & phase_announced[page_phase[unit_page]]
 
     click_unit = np.repeat(np.arange(unit_user.size), unit_size)
@@ -298,8 +296,7 @@ def _tables(
     }
 
     user, moment, query, item, relevant = (
-        np.concatenate([getattr(own, name), getattr(added, name)])
-        for name in ("user", "moment", "query", "item", "relevant")
+        np.concatenate([getattr(own, name), getattr(added, name)]) for name in ("user", "moment", "query", "item", "relevant")
     )
     # after the last click of the unit before, before the first of the next
     time = unit_time[moment] - 1 - (rng.random(user.size) * (wait[moment] - 2 * _MINUTE)).astype(np.int64)

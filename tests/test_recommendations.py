@@ -19,7 +19,7 @@ from seerec.errors import SeerecError
 from seerec.incoming import People
 from seerec.models.base import CountingRecommender
 from seerec.models.registry import MODELS, build
-from seerec.recommend import Ranker, recommend, recommend_all
+from seerec.recommendations import Ranker, recommend, recommend_all
 
 SMALL = {"lcr-ser": {"width": 8, "hidden": (8,), "embedding_std": 0.5}, "sasrec": {"width": 8, "embedding_std": 0.5}}
 BATCH = BatchSettings(rec_length=6, search_length=5, query_words=3, clicks=2)
@@ -102,7 +102,7 @@ def test_the_order_of_a_history_is_that_of_its_timestamps(corpus, runs):
 @pytest.mark.parametrize("key", MODELS)
 @pytest.mark.parametrize("exclude_seen", [True, False])
 def test_top_k_equals_brute_force_over_the_pool(key, exclude_seen, corpus, runs, monkeypatch):
-    monkeypatch.setattr("seerec.recommend._CHUNK", 37)
+    monkeypatch.setattr("seerec.recommendations._CHUNK", 37)
     row, k = 11, 25
     found = recommend(runs / key, users=[names(corpus)[row]], k=k, exclude_seen=exclude_seen)[0]
     loaded = artifact.load(runs / key / "stage1")

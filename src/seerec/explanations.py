@@ -29,7 +29,7 @@ from seerec.errors import SeerecError
 from seerec.incoming import Log, People, log_of, parse, rows_of
 from seerec.models.contexts import SIDES
 from seerec.models.lcr_ser import LCRState
-from seerec.recommend import Ranker, check_k, corpus_for
+from seerec.recommendations import Ranker, check_k, corpus_for
 
 _BAR = 8  # characters of the longest bar
 _EIGHTHS = " ▏▎▍▌▋▊▉"

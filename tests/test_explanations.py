@@ -13,11 +13,11 @@ from seerec.atomic import write_json
 from seerec.config import BatchSettings
 from seerec.data.batches import TrainingBatches
 from seerec.errors import SeerecError
-from seerec.explain import explain, text
+from seerec.explanations import explain, text
 from seerec.incoming import People
 from seerec.models.base import CountingRecommender
 from seerec.models.registry import MODELS, build
-from seerec.recommend import recommend
+from seerec.recommendations import recommend
 
 BATCH = BatchSettings(rec_length=4, search_length=3, query_words=4, clicks=2)
 LCR = {"width": 8, "hidden": (8,), "embedding_std": 0.7}
