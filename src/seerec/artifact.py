@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -74,6 +73,12 @@ def vocabulary_of(corpus: Corpus, words: int) -> Vocabulary:
     )
 
 
+def columns_of(corpus: Corpus) -> dict[str, list[str]]:
+    """The category columns of items and users, in the order of the feature arrays."""
+    source = corpus.manifest["source"]
+    return {name: list(source[f"{name}_columns"]["category"]) for name in ("items", "users")}
+
+
 def save(
     folder: Path,
     model: Recommender[Any],
@@ -98,6 +103,7 @@ def save(
         "batch": batch.model_dump(),
         "tokeniser": corpus.manifest["tokeniser"],
         "sizes": {"users": vocabulary.users, "items": vocabulary.items, "words": vocabulary.words},
+        "columns": columns_of(corpus),
         "corpus_hash": corpus.content_hash,
         **facts,
     }
@@ -135,15 +141,18 @@ def load(folder: str | Path) -> Artifact:
             words=manifest["sizes"]["words"],
             **{name: features[name] for name in _FEATURES},
         )
+        pool = features["item_pool"].numpy()
+        _check_sizes(vocabulary, pool, items, users, words)
+        Tokeniser(**manifest["tokeniser"])
         model = build(kind.key, config, vocabulary, batch.rec_length, batch.search_length)
         model.restore(weights)
-    except (OSError, KeyError, TypeError, ValidationError, SafetensorError, pa.ArrowException, RuntimeError) as error:
+    except (OSError, LookupError, TypeError, ValueError, SafetensorError, pa.ArrowException, RuntimeError) as error:
         raise SeerecError(f"The artifact {folder} is damaged ({_first_line(error)}).", fix) from error
     broken = [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
     if broken:
         raise SeerecError(f"The artifact {folder} has weights that are not finite ({broken[0]}).", fix)
     model.eval()
-    return Artifact(model, manifest, items, users, words, vocabulary, features["item_pool"].numpy())
+    return Artifact(model, manifest, items, users, words, vocabulary, pool)
 
 
 def locate(path: str | Path, stage: int | None = None) -> Path:
@@ -187,12 +196,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     fix = "Give a run that `seerec train` wrote, or one of its artifact folders."
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SeerecError(f"{folder} is not a trained model: its manifest.json cannot be read.", fix) from error
     if not isinstance(manifest, dict) or manifest.get("kind") != "seerec-artifact":
         raise SeerecError(f"{folder} is not a trained model.", fix)
-    if manifest.get("format", 0) > FORMAT:
-        raise SeerecError(f"{folder} has artifact format {manifest['format']}.", "Install a newer seerec.")
+    number = manifest.get("format")
+    if not isinstance(number, int) or number > FORMAT:
+        raise SeerecError(f"{folder} has artifact format {number!r}, this seerec reads {FORMAT}.", "Install a newer seerec.")
     return manifest
 
 
@@ -202,6 +212,19 @@ def set_unknown_user(model: Recommender[Any], trained_users: Tensor) -> None:
     if isinstance(inputs, InputLayer) and len(inputs.user.weight) > FIRST_ID:
         with torch.no_grad():
             inputs.user.weight[1] = inputs.user.weight[trained_users].mean(0)
+
+
+def _check_sizes(vocabulary: Vocabulary, pool: NDArray[np.bool_], items: pa.Table, users: pa.Table, words: pa.Table) -> None:
+    """Before anything is built in these sizes. Raises ValueError where two parts disagree and KeyError where one is missing."""
+    by_item = (vocabulary.item_count, vocabulary.item_category, vocabulary.item_text, pool, items["item_id"], items["title"])
+    for name, size, parts in (
+        ("items", vocabulary.items, by_item),
+        ("users", vocabulary.users, (vocabulary.user_category, users["user_id"])),
+        ("words", vocabulary.words, (words["text"],)),
+    ):
+        rows = [len(part) + FIRST_ID * isinstance(part, pa.ChunkedArray) for part in parts]
+        if set(rows) != {size}:
+            raise ValueError(f"{size} {name} in the manifest, {sorted(set(rows))} in the files")
 
 
 def _first_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ content; what a killed writer left behind has a name starting with ``.partial-``
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -13,9 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from seerec.errors import SeerecError
 
 _PREFIX = ".partial-"
+_EXCHANGE = 2  # RENAME_EXCHANGE of linux/fs.h
 
 
 def _flush(path: Path) -> None:
@@ -27,13 +31,26 @@ def _flush(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _named_disk_errors(path: Path) -> Iterator[None]:
+def named_disk_errors(path: Path) -> Iterator[None]:
+    """Say in one sentence that ``path`` cannot be written.
+
+    Raises
+    ------
+    SeerecError
+        Instead of the error of the disk.
+    """
     try:
         yield
-    except OSError as error:
-        raise SeerecError(
-            f"Cannot write {path}: {error.strerror or error}.", "Free disk space or choose a folder you may write to."
-        ) from error
+    except (OSError, SafetensorError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise SeerecError(f"Cannot write {path}: {reason}.", "Free disk space or choose a folder you may write to.") from error
+
+
+def _swap(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step; False where the system cannot, and then nothing has changed."""
+    exchange = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    here = -100  # AT_FDCWD
+    return exchange is not None and exchange(here, os.fsencode(one), here, os.fsencode(other), _EXCHANGE) == 0
 
 
 def remove_partials(folder: Path) -> None:
@@ -51,26 +68,26 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     SeerecError
         The disk is full or the place is not writable.
     """
-    with _named_disk_errors(target):
+    with named_disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{target.name}-", dir=target.parent))
     try:
-        with _named_disk_errors(target):
+        with named_disk_errors(target):
             yield work
             for path in sorted(work.rglob("*")):
                 _flush(path)
             _flush(work)
             work.chmod(0o755)
-            old = None
-            if target.exists():
+            if not target.exists():
+                work.rename(target)
+            elif not _swap(work, target):  # on some file systems a kill between the next two lines leaves no target
                 old = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target.parent)) / target.name
                 target.rename(old)
-            work.rename(target)
+                work.rename(target)
+                work = old.parent
             _flush(target.parent)
-            if old is not None:
-                shutil.rmtree(old.parent, ignore_errors=True)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)  # after a swap, the old content
 
 
 @contextlib.contextmanager
@@ -82,13 +99,13 @@ def atomic_file(target: Path) -> Iterator[Path]:
     SeerecError
         The disk is full or the place is not writable.
     """
-    with _named_disk_errors(target):
+    with named_disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=_PREFIX, dir=target.parent)
         os.close(handle)
     work = Path(name)
     try:
-        with _named_disk_errors(target):
+        with named_disk_errors(target):
             yield work
             _flush(work)
             work.chmod(0o644)

@@ -60,7 +60,7 @@ class BatchSettings(Settings):
     """N, clicks of a search; later clicks are cut."""
     targets_per_row: int | None = Field(None, ge=1)
     """T, targets of a packed training row. None: R / 2, so that no target is starved of history."""
-    rows: int = Field(256, ge=1)
+    rows: int = Field(128, ge=1)
     """B, rows of a training batch (packed rows carry up to T targets each)."""
     negatives: int = Field(4, ge=1)
     """Negatives of a training target, never an item of the user's own training events."""

@@ -226,8 +226,11 @@ PACKED = [
 ]
 
 
-@pytest.mark.parametrize("double", [True, False], ids=["double", "float"])
-@pytest.mark.parametrize("settings", PACKED, ids=lambda s: "-".join(f"{k}={v}" for k, v in s.items()) or "default")
+@pytest.mark.parametrize(
+    ("settings", "double"),
+    [*((s, True) for s in PACKED), *((s, False) for s in PACKED[:3])],
+    ids=lambda v: "-".join(f"{k}={x}" for k, x in v.items()) or "default" if isinstance(v, dict) else "double" if v else "float",
+)
 @torch.no_grad()
 def test_a_packed_row_scores_as_its_targets_one_by_one(settings, double):
     if not double and settings:
@@ -236,12 +239,14 @@ def test_a_packed_row_scores_as_its_targets_one_by_one(settings, double):
     assert model.packs
     noise = noise_for(b, model, rollouts=2)
     packed, rollouts = scores(model, b), scores(model, b, noise)
-    for row, target in [(r, t) for r in range(len(b.user)) for t in range(3) if double or (r + t) % 3 == 0]:
+    tolerance = 1e-10 if double else 1e-5
+    for row, target in torch.ones_like(b.rec_seen).nonzero().tolist():
         one = single(b, row, target)
-        tolerance = 1e-10 if double else 1e-5
-        torch.testing.assert_close(scores(model, one)[0, 0], packed[row, target], atol=tolerance, rtol=tolerance)
-        alone = scores(model, one, noise[row, target][None, None])[0, 0]
-        torch.testing.assert_close(alone, rollouts[row, target], atol=tolerance, rtol=tolerance)
+        if (row + target) % 2:
+            found, expected = scores(model, one)[0, 0], packed[row, target]
+        else:
+            found, expected = scores(model, one, noise[row, target][None, None])[0, 0], rollouts[row, target]
+        torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("settings", [{"causal": False}, {"position": "recent"}])

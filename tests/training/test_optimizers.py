@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tests.models.conftest import one_thread  # noqa: F401
 from tests.models.synthetic import ROOM, R, S, batch, make, vocabulary
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode

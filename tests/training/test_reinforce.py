@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tests.models.synthetic import batch, make, randomise, scores
+from tests.models.conftest import one_thread  # noqa: F401
+from tests.models.synthetic import batch, make, randomise, rows_of, scores
 from torch import nn
 
 from seerec.config import ReinforceSettings
@@ -26,18 +27,18 @@ class Stub(nn.Module):
     def __init__(self, logits):
         super().__init__()
         self.logits = nn.Parameter(logits.clone().double())
-        self.inputs = SimpleNamespace(open=lambda b: None, close=lambda: None)
+        self.inputs = SimpleNamespace(open=lambda _: None, close=lambda: None)
 
     def items(self, ids):
         return ids
 
-    def history(self, batch):
+    def history(self, _batch):
         return None
 
-    def reason(self, state, noise):
+    def reason(self, _state, _noise):
         return None
 
-    def score(self, state, items):
+    def score(self, _state, _items):
         return self.logits
 
 
@@ -54,7 +55,7 @@ def total(terms):
     return torch.stack([*terms.values()]).sum()
 
 
-def policies(b, **changes):
+def policies(**changes):
     """A policy and a reference with other weights."""
     policy, reference = make(**changes), make(**changes)
     randomise(reference, seed=8)
@@ -104,13 +105,12 @@ def test_advantages_are_rewards_standardised_in_their_group():
 
 @pytest.mark.parametrize("scale", ["population", "sample", "none"])
 @pytest.mark.parametrize("baseline", ["mean", "first"])
-@pytest.mark.parametrize("rollouts", [2, 3, 7, 8])
-@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1 / 3, 0.01])
-def test_a_tied_group_has_no_advantage(scale, baseline, rollouts, value):
-    """Exactly none, whatever rounding does to the mean of equal rewards."""
-    for kind in (torch.float32, torch.float64):
-        found = advantage(torch.full((1, 1, rollouts), value, dtype=kind), ReinforceSettings(scale=scale, baseline=baseline))
-        assert not found.any()
+def test_a_tied_group_has_no_advantage(scale, baseline):
+    """Exactly none (A40), whatever rounding does to the mean of equal rewards: Adam would blow up the smallest remainder."""
+    settings = ReinforceSettings(scale=scale, baseline=baseline)
+    for rollouts in (2, 3, 7, 8):
+        for value in (0.0, 1.0, 0.1, 1 / 3, 1 / math.log2(3)):
+            assert not advantage(torch.full((1, 1, rollouts), value), settings).any(), (rollouts, value)
 
 
 def test_the_policy_is_a_softmax_over_the_candidates_or_a_sigmoid():
@@ -125,11 +125,11 @@ def test_the_policy_is_a_softmax_over_the_candidates_or_a_sigmoid():
 def test_11_equal_rewards_leave_the_weighted_kl_alone():
     """Without noise all rollouts are plain inference: A = 0, and the loss is eq. 16 by hand."""
     b = batch()
-    policy, reference = policies(b)
+    policy, reference = policies()
     terms, report = run(policy, reference, b, noise_std=0.0, kl_weight=0.7)
     delta = chosen(reference, b) - chosen(policy, b)
     kl = (delta.exp() - delta - 1)[b.target_mask].mean().item()
-    assert kl > 0.1
+    assert kl > 0.01
     assert terms["policy"].item() == 0
     assert total(terms).item() == pytest.approx(0.7 * kl)
     assert report["kl_value"] == pytest.approx(kl)
@@ -143,7 +143,7 @@ def chosen(model, b):
 
 def test_11_the_kl_is_zero_where_the_policy_is_the_reference():
     b = batch()
-    policy, _ = policies(b)
+    policy, _ = policies()
     for kl in ("target", "candidates"):
         terms, report = run(policy, copy.deepcopy(policy), b, kl=kl)
         assert terms["kl"].item() == pytest.approx(0, abs=1e-12)
@@ -176,18 +176,26 @@ def test_11_groups_of_equal_reward_have_only_the_gradient_of_the_kl():
 # 12: without noise nothing moves -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("features", [True, False])
-@pytest.mark.parametrize("kind", [LazyAdam, DenseAdam])
-@pytest.mark.parametrize("settings", [{}, {"scorer": "mlp+dot", "attention": "multihead"}], ids=["default", "other"])
-def test_12_without_noise_a_step_leaves_every_weight_bit_identical(kind, features, settings):
-    b = batch()
-    policy = make(features=features, double=False, **settings)
+@pytest.mark.parametrize(
+    ("kind", "reward", "settings"),
+    [
+        (LazyAdam, "hr@1", {}),
+        (LazyAdam, "hr@1", {"features": False, "scorer": "mlp+dot", "attention": "multihead"}),
+        (LazyAdam, "ndcg@5", {}),
+        (LazyAdam, "mrr", {"features": False}),
+        (DenseAdam, "hr@1", {}),
+        (DenseAdam, "hr@1", {"features": False, "scorer": "mlp+dot", "attention": "multihead"}),
+    ],
+    ids=lambda v: str(getattr(v, "__name__", v)),
+)
+def test_12_without_noise_a_step_leaves_every_weight_bit_identical(kind, reward, settings):
+    policy = make(double=False, **settings)
     reference = copy.deepcopy(policy)
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     optimizer = kind(policy, 0.0)
-    objective = PolicyObjective(policy, reference, ReinforceSettings(rollouts=4, noise_std=0.0))
-    for seed in range(3):
-        b = batch(seed=seed)
+    objective = PolicyObjective(policy, reference, ReinforceSettings(rollouts=8, noise_std=0.0, reward=reward))
+    # The lone target is a batch of its own: the mean over its equal rewards rounds differently from that of many groups.
+    for b in (batch(rows=9), batch(seed=1), rows_of(batch(targets=1), [0]), rows_of(batch(targets=1), [4])):
         if kind is LazyAdam:
             policy.inputs.open(b)
         terms, _ = objective(b)
@@ -307,8 +315,8 @@ def by_hand(logits, other, old, b, s):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"policy": "sigmoid"}, {"kl": "candidates"}, {"reward": "ndcg@5"}, {"reward": "mrr"}, {"scale": "sample"}, {"scale": "none"},
-     {"baseline": "first"}, {"kl_weight": 0.0}, {"rollouts": 2}],
+    [{}, {"policy": "sigmoid"}, {"kl": "candidates"}, {"reward": "ndcg@5"}, {"reward": "mrr"}, {"scale": "sample"},
+     {"scale": "none"}, {"baseline": "first"}, {"kl_weight": 0.0}, {"rollouts": 2}],
     ids=str,
 )  # fmt: skip
 def test_the_loss_equals_the_equations(settings):
@@ -338,7 +346,7 @@ def test_later_updates_compare_with_the_policy_that_rolled_out_and_are_clipped()
 
 def test_the_anchor_is_the_ranking_loss_of_the_first_rollout():
     b = batch()
-    policy, reference = policies(b)
+    policy, reference = policies()
     terms, _ = run(policy, reference, b, bce_weight=0.3)
     rank = policy.objective(b, policy.encode(b))["rank"].item()
     assert terms["anchor"].item() == pytest.approx(0.3 * rank)
@@ -348,7 +356,7 @@ def test_the_anchor_is_the_ranking_loss_of_the_first_rollout():
 def test_the_reference_reasons_with_its_own_weights_from_the_same_noise():
     """A43: unless told otherwise, when it gets noise of its own."""
     b = batch()
-    policy, reference = policies(b)
+    policy, reference = policies()
     s = ReinforceSettings(rollouts=4, noise_std=1.0)
     noise = draw_noise(b, policy.start_width, s, 0).double()
     mine, theirs = scores(policy, b, noise), scores(reference, b, noise)
@@ -374,7 +382,7 @@ def test_dropout_is_off_unless_asked_for():
 
 def test_the_reference_never_learns():
     b = batch()
-    policy, reference = policies(b)
+    policy, reference = policies()
     total(run(policy, reference, b)[0]).backward()
     assert all(p.grad is None and not p.requires_grad for p in reference.parameters())
     assert reference.inputs.item.rows is None

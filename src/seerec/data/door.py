@@ -1,6 +1,7 @@
 """``prepare``: a raw log, or tables in memory, to a corpus."""
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ SOURCES = {
     "simulated": "a marketplace with planted intents, whose truth is known",
     "tables": "files or tables of the event contract: recommendations, searches, items, users",
 }
+_READERS: dict[str, Callable[..., Any]] = {"interactions": interaction_files.read, "simulated": simulated.read}
 
 
 def prepare(
@@ -65,6 +67,11 @@ def prepare(
         raise SeerecError(
             f"The setting {name!r} is not valid: {first['msg'].lower()}.", "See `seerec prepare --help`."
         ) from error
+    if source in _READERS:
+        known = [name for name in inspect.signature(_READERS[source]).parameters if name not in ("connection", "paths")]
+        for name in options or {}:
+            if name not in known:
+                raise SeerecError(f"The source {source} has no option {name!r}.", f"Choose among: {', '.join(known)}.")
     if source == "tables":
         if recommendations is None:
             raise SeerecError("There is no recommendations table.", "Give recommendations= (and searches=, items=, users=).")

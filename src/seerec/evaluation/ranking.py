@@ -3,6 +3,8 @@
 Ranking happens on logits; a NaN is an error. Metrics turn the two counts into expectations under random tie breaking.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from torch import Tensor
 from seerec.data.batches import EvaluationBatches
 from seerec.data.corpus import Corpus
 from seerec.errors import SeerecError
-from seerec.models.base import Recommender
+from seerec.models.base import NeuralRecommender, Recommender
 from seerec.progress import SILENT, Progress
 
 Counts = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -39,7 +41,7 @@ def rank_candidates(
     """Rank each target among its saved candidates: (greater, ties), n each, in the order of ``batches.target``."""
     model.eval()
     greater, ties = (np.zeros(len(batches.target), dtype=np.int64) for _ in range(2))
-    with progress.task("evaluate", total=len(batches.target), unit="targets") as bar:
+    with _held_items(model), progress.task("evaluate", total=len(batches.target), unit="targets") as bar:
         for index, cpu_batch in batches:
             batch = cpu_batch.to(device)
             logits = model.score(model.encode(batch), model.items(batch.candidates))
@@ -66,7 +68,7 @@ def rank_catalogue(
     pool = torch.from_numpy(np.flatnonzero(corpus.item_pool)).to(device)
     drops = corpus.manifest["settings"]["repeats"] == "drop"
     greater, ties = (np.zeros(len(batches.target), dtype=np.int64) for _ in range(2))
-    with progress.task("evaluate full catalogue", total=len(batches.target), unit="targets") as bar:
+    with _held_items(model), progress.task("evaluate full catalogue", total=len(batches.target), unit="targets") as bar:
         for index, cpu_batch in batches:
             batch = cpu_batch.to(device)
             state = model.encode(batch)
@@ -84,6 +86,18 @@ def rank_catalogue(
             ties[index] = ((scores == own).sum(1) - 1).cpu().numpy()
             bar.advance(len(index))
     return greater, ties
+
+
+@contextlib.contextmanager
+def _held_items(model: Recommender[Any]) -> Iterator[None]:
+    """Item vectors are made once for the whole evaluation."""
+    if isinstance(model, NeuralRecommender):
+        model.inputs.hold()
+    try:
+        yield
+    finally:
+        if isinstance(model, NeuralRecommender):
+            model.inputs.close()
 
 
 def _catalogue_scores(model: Recommender[Any], state: Any, ids: Tensor) -> Tensor:

@@ -2,10 +2,10 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from seerec.batch import Batch
@@ -42,6 +42,13 @@ class ModelConfig(Settings):
     """Standard deviation of new table rows."""
     loss: Literal["bce", "softmax"] = "bce"
     """bce: eq. 11 over 1 positive and n negatives. softmax: cross-entropy over the same candidates."""
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> Self:
+        heads = getattr(self, "heads", 1)
+        if self.width % heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {heads}")
+        return self
 
 
 class Recommender(nn.Module, ABC, Generic[State]):

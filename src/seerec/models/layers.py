@@ -13,6 +13,7 @@ from seerec.batch import Batch
 if TYPE_CHECKING:
     from seerec.models.base import ModelConfig, Vocabulary
 
+_HOLD_ROWS = 65_536
 MASKED = -1e9
 """Logit of what may not be seen: finite, so that a row which sees nothing stays free of NaN."""
 
@@ -80,6 +81,7 @@ class InputLayer(nn.Module):
         self.item_features = nn.Linear(item_parts * width, width, bias=False) if item_parts else None
         self.user_features = nn.Linear(len(self.user_values) * width, width, bias=False) if self.user_values else None
         self._vectors: Tensor | None = None
+        self._held: Tensor | None = None
 
     def open(self, batch: Batch) -> None:
         """Gather the rows this batch touches, and make each distinct item's vector once."""
@@ -91,9 +93,16 @@ class InputLayer(nn.Module):
         self.word.open(torch.cat(words))
         self._vectors = self._item_vectors(items)
 
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Make every item's vector once, for a long evaluation; where there are no features, look-ups are as cheap."""
+        if self.item_features is not None:
+            ids = torch.arange(len(self.item.weight), device=self.item.weight.device)
+            self._held = torch.cat([self._item_vectors(part) for part in ids.split(_HOLD_ROWS)])
+
     def close(self) -> None:
-        """Forget the step's rows."""
-        self._vectors = None
+        """Forget the step's rows, and the held vectors."""
+        self._vectors = self._held = None
         for table in (self.item, self.user, self.word):
             table.close()
 
@@ -101,6 +110,8 @@ class InputLayer(nn.Module):
         """Item ids (any shape) -> (that shape, D)."""
         if self._vectors is not None:
             return F.embedding(self.item.slot[ids], self._vectors)
+        if self._held is not None:
+            return F.embedding(ids, self._held)
         if self.item_features is None:
             return self.item(ids)
         distinct, place = torch.unique(ids, return_inverse=True)

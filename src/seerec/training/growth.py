@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seerec.artifact import Artifact
+from seerec.artifact import Artifact, columns_of
 from seerec.data.corpus import Corpus
 from seerec.errors import SeerecError
 from seerec.models.base import NeuralRecommender, Recommender
@@ -21,7 +21,7 @@ def adopt(model: Recommender[Any], old: Artifact, corpus: Corpus) -> None:
     Raises
     ------
     SeerecError
-        The artifact holds another model or other settings.
+        The artifact holds another model, other settings or other feature columns.
     """
     if not isinstance(model, NeuralRecommender) or old.model.key != model.key:
         raise SeerecError(
@@ -31,6 +31,11 @@ def adopt(model: Recommender[Any], old: Artifact, corpus: Corpus) -> None:
         raise SeerecError(
             "The artifact was trained with other model settings.",
             "Use the same --preset and --set model.* as that run.",
+        )
+    if old.manifest["columns"] != columns_of(corpus):
+        raise SeerecError(
+            "The artifact was trained with other category columns of items or users.",
+            "Prepare the newer corpus with the same columns in the same order.",
         )
     rows = {
         "inputs.item": _shared(old.items, corpus.table("items"), "item", "item_id"),
@@ -69,11 +74,13 @@ def _shared(old: pa.Table, new: pa.Table, number: str, raw: str) -> tuple[NDArra
 def _values(
     name: str, old: Tensor, new: Tensor, rows: tuple[NDArray[np.int64], NDArray[np.int64]]
 ) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Category values are matched through the users or items that both know: same owner, same value."""
+    """Category values are matched through the users or items that both know: a value is the one most of its owners had."""
     matched = {}
     for column in range(new.shape[1] if new.shape[1] == old.shape[1] else 0):
         pair = np.stack([old[rows[0], column].numpy(), new[rows[1], column].numpy()], 1)
-        pair = np.unique(pair[(pair > 0).all(1)], axis=0)
-        before, now = np.append(pair[:, 0], 0), np.append(pair[:, 1], 0)
+        pair, owners = np.unique(pair[(pair > 0).all(1)], axis=0, return_counts=True)
+        pair = pair[np.argsort(-owners, kind="stable")]
+        values, first = np.unique(pair[:, 1], return_index=True)
+        before, now = np.append(pair[first, 0], 0), np.append(values, 0)
         matched[f"{name}.{column}"] = (before.astype(np.int64), now.astype(np.int64))
     return matched

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
+from seerec.atomic import named_disk_errors
+
 
 class Journal:
     """Appends records to ``folder/metrics.jsonl`` and mirrors their numbers to ``folder/tensorboard``."""
@@ -28,15 +30,16 @@ class Journal:
             file.truncate(length)
 
     def write(self, record: dict[str, object]) -> None:
-        """Append one record."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-        for name, value in record.items():
-            if isinstance(value, (int, float)) and name not in ("stage", "epoch"):
-                tag = f"stage{record['stage']}/{record['kind']}/{name}"
-                self._board.add_scalar(tag, value, int(str(record["epoch"])))
+        """Append one record. Raises SeerecError when the disk is full."""
+        with named_disk_errors(self.path):
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            for name, value in record.items():
+                if isinstance(value, (int, float)) and name not in ("stage", "epoch"):
+                    tag = f"stage{record['stage']}/{record['kind']}/{name}"
+                    self._board.add_scalar(tag, value, int(str(record["epoch"])))
 
     def close(self) -> None:
-        """Flush TensorBoard."""
-        self._board.close()
+        """Flush TensorBoard. Raises SeerecError when the disk is full."""
+        with named_disk_errors(self.path.parent / "tensorboard"):
+            self._board.close()

@@ -15,7 +15,17 @@ Overrides = dict[str, Any]
 
 PRESETS: dict[str, dict[str, tuple[Overrides, Overrides]]] = {
     "best": {
-        "lcr-ser": ({"scorer": "mlp+dot", "distance": "cosine"}, {}),
+        "lcr-ser": (
+            {
+                "scorer": "mlp+dot",
+                "hidden": (64,),
+                "distance": "cosine",
+                "margin": 1.0,
+                "detach": "both",
+                "contrastive_weight": 0.1,
+            },
+            {},
+        ),
     },
     "paper": {
         "lcr-ser": (
@@ -58,7 +68,8 @@ def resolve(key: str, preset: str, overrides: Overrides) -> tuple[Any, TrainSett
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
+        what = f"The setting {name!r} is" if name else "The settings are"
         raise SeerecError(
-            f"The setting {name!r} is not valid: {first['msg'].lower()}.",
+            f"{what} not valid: {first['msg'].lower()}.",
             _LISTS.format(key=key),
         ) from error

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seerec.artifact import locate
-from seerec.atomic import write_json
+from seerec.atomic import remove_partials, write_json
 from seerec.errors import SeerecError
 
 
@@ -43,6 +43,7 @@ class Run:
             The folder is taken, or what is resumed was asked something else.
         """
         if not (path / "run.json").is_file():
+            remove_partials(path)
             if path.exists() and any(path.iterdir()):
                 raise SeerecError(f"{path} exists and is not a run.", "Choose another --out.")
             path.mkdir(parents=True, exist_ok=True)

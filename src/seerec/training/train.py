@@ -92,19 +92,19 @@ def train(
         "stages": stages,
         "start": None if start is None else artifact.read_manifest(Path(start)).get("corpus_hash"),
     }
-    run = Run.begin(Path(out), facts, resume)
-    remove_partials(run.path)
-    if (run.path / "result.json").is_file():
-        return run
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.use_deterministic_algorithms(place.type == "cpu")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    work = _Work(corpus, training, run, place, progress)
     torch.manual_seed(seed_of(training.seed))
     batch = training.batch
     built = build(model, config, artifact.vocabulary_of(corpus, batch.query_words), batch.rec_length, batch.search_length)
     if start is not None:
         adopt(built, artifact.load(start), corpus)
+    run = Run.begin(Path(out), facts, resume)  # after all that may refuse the settings, so that no empty run is left
+    remove_partials(run.path)
+    if (run.path / "result.json").is_file():
+        return run
+    work = _Work(corpus, training, run, place, progress)
     if isinstance(built, CountingRecommender):
         work.count(built)
     elif isinstance(built, NeuralRecommender):

@@ -1,0 +1,88 @@
+"""``prepare``: the one door to a corpus."""
+
+import pandas as pd
+import pytest
+
+import seerec
+from seerec.data.door import SOURCES
+from seerec.errors import SeerecError
+
+
+def clicks(users=4, each=6):
+    return pd.DataFrame(
+        {"user_id": f"u{u}", "item_id": f"i{(u * 3 + k) % 11}", "timestamp": 1000 * k + u}
+        for u in range(users)
+        for k in range(each)
+    )
+
+
+def content(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def test_tables_become_a_corpus_and_the_same_tables_the_same_one(tmp_path):
+    first = seerec.prepare(tmp_path / "a", recommendations=clicks(), settings={"negatives": 2})
+    second = seerec.prepare(tmp_path / "b", recommendations=clicks(), settings={"negatives": 2})
+    assert (first.users, first.items) == (6, 13)
+    assert first.content_hash == second.content_hash
+    assert seerec.Corpus.open(tmp_path / "a").content_hash == first.content_hash
+    other = seerec.prepare(tmp_path / "c", recommendations=clicks(users=5), settings={"negatives": 2})
+    assert other.content_hash != first.content_hash
+
+
+def test_an_old_corpus_is_replaced_in_one_step(tmp_path):
+    seerec.prepare(tmp_path / "c", recommendations=clicks(), settings={"negatives": 2})
+    seerec.prepare(tmp_path / "c", recommendations=clicks(users=5), settings={"negatives": 2})
+    assert seerec.Corpus.open(tmp_path / "c").users == 7
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "cause"),
+    [
+        ({"source": "tables"}, "no recommendations table"),
+        ({"source": "nowhere"}, "no source 'nowhere'"),
+        ({"source": "simulated", "settings": {"negatives": 0}}, "'negatives'"),
+        ({"source": "simulated", "settings": {"split": "random"}}, "'split'"),
+        ({"source": "simulated", "settings": {"colour": 1}}, "'colour'"),
+        ({"source": "simulated", "options": {"users": -1}}, "users"),
+        ({"source": "simulated", "options": {"colour": 1}}, "colour"),
+        ({"source": "interactions", "options": {"colour": 1}}, "colour"),
+        ({"source": "interactions", "paths": ["missing.csv"]}, "missing.csv"),
+        ({"recommendations": "missing.csv"}, "missing.csv"),
+        ({"recommendations": pd.DataFrame({"user_id": ["a"]})}, "item_id"),
+    ],
+)
+def test_what_is_wrong_is_named_and_nothing_is_written(asked, cause, tmp_path):
+    out = tmp_path / "corpus"
+    with pytest.raises(SeerecError, match=cause) as caught:
+        seerec.prepare(out, **asked)
+    assert caught.value.fix
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_prepare_keeps_the_old_corpus(tmp_path):
+    seerec.prepare(tmp_path / "c", recommendations=clicks(), settings={"negatives": 2})
+    before = content(tmp_path / "c")
+    with pytest.raises(SeerecError, match="too small"):
+        seerec.prepare(tmp_path / "c", recommendations=clicks(), settings={"negatives": 50})
+    assert content(tmp_path / "c") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_what_is_no_corpus_is_never_replaced(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("four years of work")
+    (tmp_path / "file").write_text("likewise")
+    for name in ("thesis", "file"):
+        with pytest.raises(SeerecError, match="is not a corpus"):
+            seerec.prepare(tmp_path / name, recommendations=clicks(), settings={"negatives": 2})
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "four years of work"
+    assert (tmp_path / "file").read_text() == "likewise"
+    (tmp_path / "empty").mkdir()
+    assert seerec.prepare(tmp_path / "empty", recommendations=clicks(), settings={"negatives": 2}).users == 6
+
+
+def test_every_source_has_a_description():
+    assert set(SOURCES) == {"interactions", "simulated", "tables"}
+    assert all(SOURCES.values())
