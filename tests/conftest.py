@@ -54,9 +54,7 @@ def tiny_run(tiny_corpus, tiny_settings, tmp_path_factory):
         name = repr((model, stages, sorted(changed.items())))
         if name not in runs:
             out = tmp_path_factory.mktemp("run") / "run"
-            runs[name] = seerec.train(
-                tiny_corpus, out, model=model, stages=stages, settings=tiny_settings(model, **changed)
-            )
+            runs[name] = seerec.train(tiny_corpus, out, model=model, stages=stages, settings=tiny_settings(model, **changed))
         return runs[name]
 
     return run

@@ -24,7 +24,6 @@ QUICK = {
 }
 SLOW = {
     "crash": [*PYTEST, "tests/crash"],
-    "marketplace": [*PYTEST, "-s", "tests/marketplace"],
     "demo": [*PYTEST, "tests/demo"],
 }
 GROUPS = {"check": CHECK, "quick": CHECK | QUICK, "all": CHECK | QUICK | SLOW}

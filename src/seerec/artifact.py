@@ -76,7 +76,7 @@ def vocabulary_of(corpus: Corpus, words: int) -> Vocabulary:
 def columns_of(corpus: Corpus) -> dict[str, list[str]]:
     """The category columns of items and users, in the order of the feature arrays."""
     source = corpus.manifest["source"]
-    return {name: list(source[f"{name}_columns"]["category"]) for name in ("items", "users")}
+    return {name: list(source.get(f"{name}_columns", {}).get("category", [])) for name in ("items", "users")}
 
 
 def save(

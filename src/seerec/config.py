@@ -118,7 +118,7 @@ class TrainSettings(Settings):
 
     batch: BatchSettings = BatchSettings()
     reinforce: ReinforceSettings = ReinforceSettings()
-    epochs: int = Field(60, ge=0)
+    epochs: int = Field(60, ge=1)
     """At most; early stopping usually ends sooner."""
     patience: int = Field(5, ge=1)
     """Epochs without a new best validation metric before stopping (5 in the group's programs)."""
@@ -127,8 +127,11 @@ class TrainSettings(Settings):
     schedule: Literal["plateau", "constant"] = "plateau"
     """plateau: multiply the rate by ``decay`` when the metric has not risen for ``decay_patience`` epochs."""
     decay: float = Field(0.1, gt=0, lt=1)
+    """Factor of ``plateau`` (.1 in the group's programs)."""
     decay_patience: int = Field(3, ge=1)
+    """Epochs without a new best before the rate falls (3 in the group's programs)."""
     min_learning_rate: float = Field(1e-6, gt=0)
+    """The rate never falls below it."""
     warmup_steps: int = Field(0, ge=0)
     """Steps over which the rate rises linearly from 0."""
     weight_decay: float = Field(1e-6, ge=0)
@@ -144,6 +147,8 @@ class TrainSettings(Settings):
     validation_users: int | None = Field(None, ge=1)
     """Validate on this many targets, the same ones each time; None: all."""
     seed: int = Field(0, ge=0)
+    """Seed of weights, batches, dropout and noise."""
     checkpoint_seconds: float = Field(60.0, ge=0)
     """A checkpoint at every epoch's end, and within an epoch when this much time has passed."""
     keep_checkpoints: int = Field(2, ge=1)
+    """Older checkpoints are removed."""

@@ -95,9 +95,7 @@ def assert_equal(whole, broken):
 
 
 def test_lcr_ser_killed_ten_times_ends_with_the_same_bytes(processes, tiny_corpus, tiny_settings, tmp_path):
-    settings = tiny_settings(
-        checkpoint_seconds=0, reinforce__epochs=2, reinforce__rows=32, reinforce__noise_std=1.0
-    )
+    settings = tiny_settings(checkpoint_seconds=0, reinforce__epochs=2, reinforce__rows=32, reinforce__noise_std=1.0)
     whole, broken, hits, at = killed_and_resumed(processes, tiny_corpus, tmp_path, 10, model="lcr-ser", settings=settings)
     print(f"lcr-ser: {hits} of 10 kills hit a running process: {', '.join(at)}")
     assert hits == 10

@@ -33,9 +33,7 @@ def places(tiny_corpus):
 def targets_of(batch, places):
     """(row of the batch, slot, position in the corpus) of every target."""
     mask, item = batch.target_mask.numpy(), batch.positive_item.numpy()
-    return [
-        (b, t, places[int(batch.user[b]), item[b, t], int(batch.target_time[b, t])]) for b, t in np.argwhere(mask).tolist()
-    ]
+    return [(b, t, places[int(batch.user[b]), item[b, t], int(batch.target_time[b, t])]) for b, t in np.argwhere(mask).tolist()]
 
 
 def visible_clicks(c, target):

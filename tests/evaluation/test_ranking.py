@@ -87,7 +87,6 @@ def test_the_order_of_targets_is_that_of_the_batches(tiny_corpus):
 
 
 @pytest.mark.parametrize("key", MODELS)
-@torch.no_grad()
 def test_the_catalogue_equals_brute_force_and_chunks_do_not_matter(key, tiny_corpus, tiny_run):
     model = artifact.load(tiny_run(key).artifact()).model
     c, batches = tiny_corpus, batches_of(tiny_corpus)
@@ -95,7 +94,8 @@ def test_the_catalogue_equals_brute_force_and_chunks_do_not_matter(key, tiny_cor
     pool = np.flatnonzero(c.item_pool)
     for index, batch in batches:
         ids = torch.from_numpy(pool).expand(len(index), 1, -1)
-        scores = model.score(model.encode(batch), model.items(ids))[:, 0].numpy()
+        with torch.no_grad():
+            scores = model.score(model.encode(batch), model.items(ids))[:, 0].numpy()
         for b, place in enumerate(index.tolist()):
             own = scores[b, pool == c.rec_item[batches.target[place]]].item()
             others = scores[b, ~np.isin(pool, list(hidden(c, batches, place)))]
@@ -124,7 +124,7 @@ def test_exact_scores_have_exact_counts(key, tiny_corpus, tiny_run):
             assert (greater[place], ties[place]) == ((others > own).sum(), (others == own).sum() - 1)
 
 
-@pytest.mark.parametrize("rank", [lambda m, c, b: rank_candidates(m, b, CPU), lambda m, c, b: rank_catalogue(m, c, b, CPU)])
+@pytest.mark.parametrize("rank", [lambda m, _, b: rank_candidates(m, b, CPU), lambda m, c, b: rank_catalogue(m, c, b, CPU)])
 def test_a_nan_is_a_named_error(rank, tiny_corpus):
     item = int(candidates.load(tiny_corpus, "test").negative[3, 5])
     one = Scorer(lambda ids: torch.where(ids == item, float("nan"), ids))

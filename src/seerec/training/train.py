@@ -67,7 +67,7 @@ def train(
     resume
         Go on with the run in ``out``; the result is the same as without the interruption.
     start
-        An artifact to go on from, on a newer corpus: known users, items and words keep their rows.
+        A run or artifact to go on from, on a newer corpus: known users, items and words keep their rows.
     device
         ``cpu`` or ``cuda``; None: a GPU where there is one.
 
@@ -90,7 +90,7 @@ def train(
         "config": config.model_dump(),
         "settings": training.model_dump(),
         "stages": stages,
-        "start": None if start is None else artifact.read_manifest(Path(start)).get("corpus_hash"),
+        "start": None if start is None else artifact.read_manifest(artifact.locate(start)).get("corpus_hash"),
     }
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.use_deterministic_algorithms(place.type == "cpu")
@@ -99,7 +99,7 @@ def train(
     batch = training.batch
     built = build(model, config, artifact.vocabulary_of(corpus, batch.query_words), batch.rec_length, batch.search_length)
     if start is not None:
-        adopt(built, artifact.load(start), corpus)
+        adopt(built, artifact.load(artifact.locate(start)), corpus)
     run = Run.begin(Path(out), facts, resume)  # after all that may refuse the settings, so that no empty run is left
     remove_partials(run.path)
     if (run.path / "result.json").is_file():
