@@ -42,10 +42,15 @@ def measure(out: Path, seed: int, users: int, settings: dict[str, Any], progress
         corpora[searches] = seerec.Corpus.open(folder)
     found = {}
     for key, searches in RUNS:
-        own = {"seed": seed, **({} if key == "last-search-click" else settings)}
-        own = {n: v for n, v in own.items() if not n.startswith("model.") or key == "lcr-ser" or n == "model.embedding_std"}
+        own = {"seed": seed, **settings}
         run = seerec.train(
-            corpora[searches], out / f"{key}-{searches}-{seed}", model=key, settings=own, stages="1", resume=True, progress=progress
+            corpora[searches],
+            out / f"{key}-{searches}-{seed}",
+            model=key,
+            settings=own,
+            stages="1",
+            resume=True,
+            progress=progress,
         )
         found[key, searches] = evaluate(run.path, progress=progress)
     auc = {}

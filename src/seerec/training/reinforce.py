@@ -37,13 +37,15 @@ def reward(logits_BTNC: Tensor, positive_BT: Tensor, kind: str) -> Tensor:
 
 
 def advantage(reward_BTN: Tensor, settings: ReinforceSettings) -> Tensor:
-    """Eq. 17, B T N; zero in a group whose rewards are all equal (A40)."""
+    """Eq. 17, B T N; exactly zero in a group whose rewards are all equal (A40)."""
     baseline = reward_BTN[:, :, :1] if settings.baseline == "first" else reward_BTN.mean(2, keepdim=True)
-    centred = reward_BTN - baseline
-    if settings.scale == "none":
-        return centred
-    spread = reward_BTN.std(2, keepdim=True, correction=1 if settings.scale == "sample" else 0)
-    return torch.where(spread > 0, centred / (spread + _STD_FLOOR), 0.0)
+    gain = reward_BTN - baseline
+    if settings.scale != "none":
+        spread = reward_BTN.std(2, keepdim=True, correction=1 if settings.scale == "sample" else 0)
+        gain = gain / (spread + _STD_FLOOR)
+    # A mean of equal rewards may differ from them by rounding, so equality is asked of the rewards themselves.
+    tied = reward_BTN.amax(2, keepdim=True) == reward_BTN.amin(2, keepdim=True)
+    return gain.masked_fill(tied, 0.0)
 
 
 def log_policy(logits_BTNC: Tensor, settings: ReinforceSettings) -> Tensor:
