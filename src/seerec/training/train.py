@@ -126,7 +126,7 @@ class _Work:
 
     def count(self, model: CountingRecommender[Any]) -> None:
         """One pass of counting."""
-        batches = self._batches(model, rows=1024, negatives=1, share=0.0)
+        batches = self._batches(1, model, rows=1024, negatives=1, share=0.0)
         with self.progress.task("count", total=batches.steps(0), unit="steps") as bar:
             for step in range(batches.steps(0)):
                 model.observe(batches.batch(0, step))
@@ -149,7 +149,7 @@ class _Work:
                 number=1,
                 model=model,
                 inputs=model.inputs,
-                batches=self._batches(model, s.batch.rows, s.batch.negatives, s.unknown_user_share, s.batch.fresh_negatives),
+                batches=self._batches(1, model, s.batch.rows, s.batch.negatives, s.unknown_user_share, s.batch.fresh_negatives),
                 objective=objective,
                 optimizer=self._optimizer(model, s.weight_decay),
                 validate=self._validate(model),
@@ -180,7 +180,7 @@ class _Work:
                 number=2,
                 model=model,
                 inputs=model.inputs,
-                batches=self._batches(model, r.rows, r.negatives, s.unknown_user_share),
+                batches=self._batches(2, model, r.rows, r.negatives, s.unknown_user_share),
                 objective=PolicyObjective(model, reference, r),
                 optimizer=self._optimizer(model, 0.0),
                 validate=self._validate(model),
@@ -217,11 +217,13 @@ class _Work:
             file.write(json.dumps({"stage": stage.number, "seconds": seconds, "threads": torch.get_num_threads()}) + "\n")
         self.results[f"stage{stage.number}"] = artifact.read_manifest(self.run.artifact(stage.number))["validation"]
 
-    def _batches(self, model: Recommender[Any], rows: int, negatives: int, share: float, fresh: bool = True) -> TrainingBatches:
+    def _batches(
+        self, stage: int, model: Recommender[Any], rows: int, negatives: int, share: float, fresh: bool = True
+    ) -> TrainingBatches:
         return TrainingBatches(
             self.corpus,
             self.settings.batch,
-            seed=self.settings.seed,
+            seed=seed_of(self.settings.seed, stage),
             packs=model.packs,
             rows=rows,
             negatives=negatives,
