@@ -32,7 +32,7 @@ class Size:
     reinforce_epochs: int
 
 
-FULL = Size(users=3000, epochs=14, reinforce_steps=20, reinforce_epochs=3)
+FULL = Size(users=2000, epochs=7, reinforce_steps=20, reinforce_epochs=2)
 QUICK = Size(users=300, epochs=2, reinforce_steps=2, reinforce_epochs=1)
 """For tests: every part of the demo, none of its quality."""
 
@@ -57,7 +57,7 @@ def run(out: str | Path, *, quick: bool = False, progress: Progress = SILENT) ->
     began = time.monotonic()
     corpus = prepare(out / "corpus", source="simulated", options={"users": size.users})
     seconds["simulate and prepare"] = time.monotonic() - began
-    settings = {"epochs": size.epochs, "batch.rows": 64}
+    settings = {"epochs": size.epochs, "batch.rows": 32}
     reinforce = {"reinforce.steps_per_epoch": size.reinforce_steps, "reinforce.epochs": size.reinforce_epochs}
     for key, extra in (("popularity", {}), ("sasrec", {}), ("lcr-ser", reinforce)):
         began = time.monotonic()
