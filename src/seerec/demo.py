@@ -28,12 +28,13 @@ class Size:
 
     users: int
     epochs: int
+    rows: int
     reinforce_steps: int
     reinforce_epochs: int
 
 
-FULL = Size(users=2000, epochs=7, reinforce_steps=20, reinforce_epochs=2)
-QUICK = Size(users=300, epochs=2, reinforce_steps=2, reinforce_epochs=1)
+FULL = Size(users=1500, epochs=7, rows=24, reinforce_steps=15, reinforce_epochs=1)
+QUICK = Size(users=300, epochs=2, rows=32, reinforce_steps=2, reinforce_epochs=1)
 """For tests: every part of the demo, none of its quality."""
 
 _ROWS = (("popularity", "popularity", 1), ("sasrec", "sasrec", 1), ("lcr-ser-stage1", "lcr-ser", 1), ("lcr-ser", "lcr-ser", 2))
@@ -57,7 +58,7 @@ def run(out: str | Path, *, quick: bool = False, progress: Progress = SILENT) ->
     began = time.monotonic()
     corpus = prepare(out / "corpus", source="simulated", options={"users": size.users})
     seconds["simulate and prepare"] = time.monotonic() - began
-    settings = {"epochs": size.epochs, "batch.rows": 32}
+    settings = {"epochs": size.epochs, "batch.rows": size.rows}
     reinforce = {"reinforce.steps_per_epoch": size.reinforce_steps, "reinforce.epochs": size.reinforce_epochs}
     for key, extra in (("popularity", {}), ("sasrec", {}), ("lcr-ser", reinforce)):
         began = time.monotonic()
