@@ -33,7 +33,7 @@ class Size:
     reinforce_epochs: int
 
 
-FULL = Size(users=1500, epochs=7, rows=24, reinforce_steps=15, reinforce_epochs=1)
+FULL = Size(users=1500, epochs=6, rows=24, reinforce_steps=15, reinforce_epochs=1)
 QUICK = Size(users=300, epochs=2, rows=32, reinforce_steps=2, reinforce_epochs=1)
 """For tests: every part of the demo, none of its quality."""
 
