@@ -21,7 +21,7 @@ from seerec.data.draws import seed_of
 from seerec.errors import SeerecError
 from seerec.evaluation.metrics import per_target, summary
 from seerec.evaluation.ranking import rank_candidates
-from seerec.models.base import CountingRecommender, NeuralRecommender, ReasoningRecommender, Recommender
+from seerec.models.base import CountingRecommender, NeuralRecommender, ReasoningRecommender, Recommender, Vocabulary
 from seerec.models.registry import build
 from seerec.progress import SILENT, Progress
 from seerec.training.growth import adopt
@@ -97,14 +97,15 @@ def train(
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.manual_seed(seed_of(training.seed))
     batch = training.batch
-    built = build(model, config, artifact.vocabulary_of(corpus, batch.query_words), batch.rec_length, batch.search_length)
+    vocabulary = artifact.vocabulary_of(corpus, batch.query_words)
+    built = build(model, config, vocabulary, batch.rec_length, batch.search_length)
     if start is not None:
         adopt(built, artifact.load(artifact.locate(start)), corpus)
     run = Run.begin(Path(out), facts, resume)  # after all that may refuse the settings, so that no empty run is left
     remove_partials(run.path)
     if (run.path / "result.json").is_file():
         return run
-    work = _Work(corpus, training, run, place, progress)
+    work = _Work(corpus, vocabulary, training, run, place, progress)
     if isinstance(built, CountingRecommender):
         work.count(built)
     elif isinstance(built, NeuralRecommender):
@@ -118,9 +119,17 @@ def train(
 class _Work:
     """What both stages of one run share."""
 
-    def __init__(self, corpus: Corpus, settings: TrainSettings, run: Run, device: torch.device, progress: Progress) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        vocabulary: Vocabulary,
+        settings: TrainSettings,
+        run: Run,
+        device: torch.device,
+        progress: Progress,
+    ) -> None:
+        self.vocabulary = vocabulary
         self.corpus, self.settings, self.run, self.device, self.progress = corpus, settings, run, device, progress
-        self.vocabulary = artifact.vocabulary_of(corpus, settings.batch.query_words)
         self.validation = EvaluationBatches(corpus, settings.batch, load_candidates(corpus, "val"), settings.validation_users)
         self.results: dict[str, Any] = {}
 
