@@ -1,4 +1,4 @@
-"""LCR-SER's two sides, and the contexts their reasoning attends to (eq. 6): every history is projected once."""
+"""LCR-SER's two sides, and the contexts their reasoning attends to (eq. 6), as keys and values."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -41,26 +41,45 @@ class LatentSide(nn.Module):
         return self.cross_norms[depth - (len(self.layers) - len(self.cross))]
 
 
+Key = tuple[str, str, int]
+"""(reader, side, depth): ``self`` is a side's MSA, ``cross`` its MCA."""
+
+
+def readers(sides: dict[str, LatentSide], own_source: dict[str, str], depth: int) -> Iterator[tuple[Key, str, Attention]]:
+    """Every attention at ``depth`` with the side whose events it reads; ``own_source`` says which an MSA reads (A1)."""
+    for side in SIDES:
+        yield ("self", side, depth), own_source[side], sides[side].layer(depth).attention
+        across = sides[side].attention_across(depth)
+        if across is not None:
+            yield ("cross", side, depth), OTHER[side], across
+
+
+def project(sides: dict[str, LatentSide], own_source: dict[str, str], inputs: dict[str, list[Tensor]]) -> dict[Key, KeysValues]:
+    """Keys and values of both histories for every reader; ``inputs`` is side -> per layer B L D."""
+    return {
+        key: attention.history(sides[source].layer(depth).context(inputs[source][depth]))
+        for depth in range(len(inputs["r"]))
+        for key, source, attention in readers(sides, own_source, depth)
+    }
+
+
 class Contexts:
-    """Keys and values for each (reader, side, depth): the history's, and the reasoning inputs appended so far.
+    """What one run of the recursion attends to: the projected histories, and the reasoning inputs appended so far."""
 
-    ``reader`` is ``self`` (MSA) or ``cross`` (MCA); ``own_source`` says whose inputs a side's MSA reads (A1).
-    """
-
-    def __init__(self, sides: dict[str, LatentSide], inputs: dict[str, list[Tensor]], own_source: dict[str, str]) -> None:
+    def __init__(
+        self, sides: dict[str, LatentSide], own_source: dict[str, str], history: dict[Key, KeysValues], *, crossing: bool
+    ) -> None:
+        self.history = history
         self._sides, self._own_source = sides, own_source
-        self.history: dict[tuple[str, str, int], KeysValues] = {}
-        self._own: dict[tuple[str, str, int], KeysValues] = {}
-        for depth in range(len(inputs["r"])):
-            for key, source, attention in self._readers(depth):
-                context = sides[source].layer(depth).context(inputs[source][depth])
-                self.history[key] = attention.history(context)
+        self._kinds = ("self", "cross") if crossing else ("self",)
+        self._own: dict[Key, KeysValues] = {}
 
     def extend(self, depth: int, x: dict[str, Tensor]) -> None:
-        """Append this step's inputs (side -> B M D) to every context that holds them."""
-        for key, source, attention in self._readers(depth):
-            fresh = attention.own(self._sides[source].layer(depth).context(x[source]))
-            self._own[key] = append(self._own.get(key), fresh)
+        """Append this step's inputs (side -> B M D)."""
+        for key, source, attention in readers(self._sides, self._own_source, depth):
+            if key[0] in self._kinds:
+                fresh = attention.own(self._sides[source].layer(depth).context(x[source]))
+                self._own[key] = append(self._own.get(key), fresh)
 
     def own(self, reader: str, side: str, depth: int, *, drop_last: bool = False) -> KeysValues | None:
         """The appended block B h M k e; without this step's input if asked, None where that leaves nothing."""
@@ -68,13 +87,6 @@ class Contexts:
         if not drop_last:
             return block
         return KeysValues(block.key[:, :, :, :-1], block.value[:, :, :, :-1]) if block.key.shape[3] > 1 else None
-
-    def _readers(self, depth: int) -> Iterator[tuple[tuple[str, str, int], str, Attention]]:
-        for side in SIDES:
-            yield ("self", side, depth), self._own_source[side], self._sides[side].layer(depth).attention
-            across = self._sides[side].attention_across(depth)
-            if across is not None:
-                yield ("cross", side, depth), OTHER[side], across
 
 
 def append(block: KeysValues | None, fresh: KeysValues) -> KeysValues:

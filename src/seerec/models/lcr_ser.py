@@ -19,9 +19,10 @@ from torch.nn import functional as F
 
 from seerec.batch import Batch
 from seerec.models.base import Kind, ReasoningRecommender, Vocabulary
-from seerec.models.contexts import OTHER, SIDES, Contexts, LatentSide, append
+from seerec.models.contexts import OTHER, SIDES, Contexts, Key, LatentSide, append, project
 from seerec.models.layers import (
     InputLayer,
+    KeysValues,
     Reach,
     dropout,
     history_mask,
@@ -43,6 +44,7 @@ class LCRState:
     reach: dict[str, Reach]  # side -> which slots each target sees
     start: dict[str, Tensor]  # side -> B T D                      h^(0)
     layer_inputs: dict[str, list[Tensor]]  # side -> per layer B L D       what contexts are made of
+    projected: dict[Key, KeysValues]  # the same as keys and values, projected once for every run from here
     steps: dict[str, Tensor] | None = None  # side -> B T N K D              h^(1..K)
     noisy_start: dict[str, Tensor] | None = None  # side -> B T N D          h^(0) of each rollout
     cross: dict[str, Tensor] | None = None  # side -> B T N K L   weights of the other side's events, mean over heads
@@ -81,6 +83,11 @@ class LCRSER(ReasoningRecommender[LCRState]):
         if config.twin == "separate":
             self.twin_search, self.twin_recommendation = copy.deepcopy((self.search, self.recommendation))
 
+    @property
+    def _own_source(self) -> dict[str, str]:
+        """Whose inputs each side's self-attention reads while reasoning (A1)."""
+        return {"s": "s", "r": "r" if self.config.self_context == "own" else "s"}
+
     def sides(self, twin: bool = False) -> dict[str, LatentSide]:
         """The encoders by side; the twin without cross-attention has its own only on request (A18)."""
         if twin and self.config.twin == "separate":
@@ -95,7 +102,7 @@ class LCRSER(ReasoningRecommender[LCRState]):
         present = {"s": batch.searched, "r": batch.rec != 0}
         seen = {"s": batch.search_seen, "r": batch.rec_seen}
         reaches = {side: reach(present[side], seen[side]) for side in SIDES}
-        state = LCRState(self.inputs.users(batch.user), {}, reaches, {}, {})
+        state = LCRState(self.inputs.users(batch.user), {}, reaches, {}, {}, {})
         for side in SIDES:
             index = reaches[side].position
             if self.config.position == "recent":
@@ -112,6 +119,8 @@ class LCRSER(ReasoningRecommender[LCRState]):
             if self.config.empty == "learned":
                 start = torch.where(reaches[side].any.unsqueeze(2), start, self.empty[side])
             state.start[side] = start
+        if self.config.steps:
+            state.projected.update(project(self.sides(), self._own_source, state.layer_inputs))
         return state
 
     # -- latent cross reasoning, eq. 2 to 7 -------------------------------------------------------------------------
@@ -137,9 +146,11 @@ class LCRSER(ReasoningRecommender[LCRState]):
         """
         config, sides = self.config, self.sides(twin)
         b, t, n, d = start["r"].shape
-        source = {"s": "s", "r": "r" if config.self_context == "own" else "s"}
+        source = self._own_source
         visible = {s: state.reach[s].visible.unsqueeze(2).expand(b, t, n, -1).flatten(1, 2) for s in SIDES}
-        contexts = Contexts(sides, state.layer_inputs, source)
+        separate = twin and config.twin == "separate"
+        history = project(sides, source, state.layer_inputs) if separate else state.projected
+        contexts = Contexts(sides, source, history, crossing=not twin or config.twin == "last_step")
         h = {side: start[side].flatten(1, 2) for side in SIDES}
         outputs: dict[str, list[Tensor]] = {side: [] for side in SIDES}
         weights: dict[str, list[Tensor]] = {side: [] for side in SIDES}
@@ -152,8 +163,8 @@ class LCRSER(ReasoningRecommender[LCRState]):
                 for side in SIDES:
                     layer = sides[side].layer(depth)
                     own = contexts.own("self", side, depth, drop_last=not config.includes_current)
-                    history = contexts.history["self", side, depth]
-                    update, _ = layer.attention(layer.context(x[side]), history, visible[source[side]], own)
+                    past = contexts.history["self", side, depth]
+                    update, _ = layer.attention(layer.context(x[side]), past, visible[source[side]], own)
                     f = layer.join(x[side], update, layer.norm_attention)  # eq. 3
                     fresh = new["s"] if side == "r" and config.update == "search_first" else None
                     f, w = self._cross(sides[side], contexts, side, depth, f, visible, crossing, fresh)
@@ -255,16 +266,16 @@ class LCRSER(ReasoningRecommender[LCRState]):
         """Eq. 9, positives only (A22): the crossed states should be nearer to the target than their twin's."""
         assert state.steps is not None
         assert state.noisy_start is not None
-        twin, _ = self._steps(state, state.noisy_start, twin=True)
+        stopped = self.config.detach in ("twin", "both")
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not stopped):
+            twin, _ = self._steps(state, state.noisy_start, twin=True)
         target = self.items(batch.positive_item)
         if self.config.detach in ("target", "both"):
             target = target.detach()
         loss = torch.zeros((), device=target.device)
         for side in SIDES:
-            alone = twin[side][:, :, 0, -1]
-            if self.config.detach in ("twin", "both"):
-                alone = alone.detach()
-            gap = self._distance(target, state.steps[side][:, :, 0, -1]) - self._distance(target, alone)
+            crossed, alone = state.steps[side][:, :, 0, -1], twin[side][:, :, 0, -1]
+            gap = self._distance(target, crossed) - self._distance(target, alone)
             loss = loss + mean_over(F.relu(gap + self.config.margin), batch.target_mask)
         return loss
 
