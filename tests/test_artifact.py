@@ -142,6 +142,8 @@ def change_manifest(folder, **changed):
         ({"config": {"width": 8, "heads": 3}}, "damaged"),
         ({"config": {"width": "8; import os"}}, "damaged"),
         ({"config": {"width": 16}}, "damaged"),
+        ({"config": {"width": 10**7}}, "damaged"),
+        ({"config": {"width": 2 * 10**15}}, "damaged"),
         ({"config": []}, "damaged"),
         ({"batch": {"rec_length": -1}}, "damaged"),
         ({"batch": {"rec_length": 7}}, "damaged"),

@@ -21,11 +21,11 @@ from torch import Tensor
 
 import seerec
 from seerec.atomic import atomic_folder
-from seerec.config import BatchSettings
+from seerec.config import BatchSettings, Settings
 from seerec.data.corpus import FIRST_ID, Corpus
 from seerec.data.text import Tokeniser
 from seerec.errors import SeerecError
-from seerec.models.base import Recommender, Vocabulary
+from seerec.models.base import NeuralRecommender, Recommender, Vocabulary
 from seerec.models.layers import InputLayer
 from seerec.models.registry import build, model_class
 
@@ -144,6 +144,7 @@ def load(folder: str | Path) -> Artifact:
         pool = features["item_pool"].numpy()
         _check_sizes(vocabulary, pool, items, users, words)
         Tokeniser(**manifest["tokeniser"])
+        _check_shapes(kind.key, config, vocabulary, batch, weights)
         model = build(kind.key, config, vocabulary, batch.rec_length, batch.search_length)
         model.restore(weights)
     except (OSError, LookupError, TypeError, ValueError, SafetensorError, pa.ArrowException, RuntimeError) as error:
@@ -225,6 +226,17 @@ def _check_sizes(vocabulary: Vocabulary, pool: NDArray[np.bool_], items: pa.Tabl
         rows = [len(part) + FIRST_ID * isinstance(part, pa.ChunkedArray) for part in parts]
         if set(rows) != {size}:
             raise ValueError(f"{size} {name} in the manifest, {sorted(set(rows))} in the files")
+
+
+def _check_shapes(key: str, config: Settings, vocabulary: Vocabulary, batch: BatchSettings, weights: dict[str, Tensor]) -> None:
+    """Raises ValueError where the settings ask for other weights than the file has, before memory is taken for them."""
+    if issubclass(model_class(key), NeuralRecommender):
+        with torch.device("meta"):
+            asked = build(key, config, vocabulary, batch.rec_length, batch.search_length).state_dict()
+        for name in asked.keys() | weights.keys():
+            shapes = [list(tensors[name].shape) if name in tensors else "none" for tensors in (asked, weights)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(f"{name} has shape {shapes[0]} in the manifest, {shapes[1]} in the weights")
 
 
 def _first_line(error: Exception) -> str:

@@ -147,6 +147,20 @@ def test_seeds_decide_every_byte(tiny_corpus, tiny_settings, tiny_run, tmp_path)
         assert (first.path / name).read_bytes() != (other.path / name).read_bytes()
 
 
+def test_training_leaves_torch_as_it_was(tiny_corpus, tiny_settings, tiny_run, tmp_path):
+    """Random state and switches of the caller come back, and a caller's no_grad does not stop learning."""
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    for surrounding in (torch.no_grad(), torch.inference_mode()):
+        torch.manual_seed(5)
+        with surrounding:
+            out = tmp_path / type(surrounding).__name__
+            run = seerec.train(tiny_corpus, out, settings=tiny_settings())
+            assert torch.equal(torch.rand(3), expected)
+            assert not torch.are_deterministic_algorithms_enabled()
+        assert weights(run, 2) == weights(tiny_run("lcr-ser", stages="all"), 2)
+
+
 def test_a_run_folder_tells_what_happened(tiny_run):
     run = tiny_run("lcr-ser", stages="all")
     result = json.loads((run.path / "result.json").read_text())

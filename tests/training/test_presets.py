@@ -44,21 +44,31 @@ def test_overrides_go_over_the_preset_and_leave_it_alone():
         ("nobody", "best", {}, "no model 'nobody'"),
         ("lcr-ser", "best", {"colour": 1}, "'colour'"),
         ("lcr-ser", "best", {"batch.colour": 1}, "'batch.colour'"),
-        ("lcr-ser", "best", {"model.colour": 1}, "'colour'"),
+        ("lcr-ser", "best", {"model.colour": 1}, "'model.colour'"),
         ("lcr-ser", "best", {"model": 1}, "'model'"),
         ("lcr-ser", "paper", {"batch": 1}, "'batch'"),
         ("lcr-ser", "best", {"learning_rate.big": 1}, "learning_rate"),
         ("lcr-ser", "best", {"learning_rate": 1, "learning_rate.big": 1}, "learning_rate.big"),
         ("lcr-ser", "best", {"learning_rate": -1}, "'learning_rate'"),
         ("lcr-ser", "best", {"epochs": "many"}, "'epochs'"),
-        ("lcr-ser", "best", {"model.scorer": "magic"}, "'scorer'"),
-        ("popularity", "best", {"model.width": 8}, "'width'"),
+        ("lcr-ser", "best", {"model.scorer": "magic"}, "'model.scorer'"),
+        ("popularity", "best", {"model.width": 8}, "'model.width'"),
     ],
 )
 def test_what_is_wrong_is_named(key, preset, asked, cause):
     with pytest.raises(SeerecError, match=cause) as caught:
         resolve(key, preset, asked)
     assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [("model.widht", "model.width"), ("steps", "model.steps"), ("batch.row", "batch.rows"), ("learning_rat", "learning_rate")],
+)
+def test_a_misspelt_name_is_answered_with_the_right_one(wrong, meant):
+    with pytest.raises(SeerecError, match=f"no setting '{wrong}'") as caught:
+        resolve("lcr-ser", "best", {wrong: 1})
+    assert f"Did you mean {meant}?" in caught.value.fix
 
 
 @pytest.mark.parametrize("key", ["lcr-ser", "sasrec"])

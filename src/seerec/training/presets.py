@@ -3,11 +3,13 @@
 A preset is (model settings, training settings) over the defaults. What the paper leaves open keeps the register's default.
 """
 
+from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from seerec.config import TrainSettings
+from seerec.config import Settings, TrainSettings
 from seerec.errors import SeerecError
 from seerec.models.registry import model_class
 
@@ -65,13 +67,33 @@ def resolve(key: str, preset: str, overrides: Overrides) -> tuple[Any, TrainSett
         if not isinstance(place, dict) or isinstance(place.get(last), dict):
             raise SeerecError(f"There is no single setting {name!r}.", _LISTS.format(key=key))
         place[last] = value
+    chosen = tree.pop("model")
     try:
-        return kind.Config(**tree.pop("model")), TrainSettings(**tree)
+        return kind.Config(**chosen), TrainSettings(**tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        what = f"The setting {name!r} is" if name else "The settings are"
-        raise SeerecError(
-            f"{what} not valid: {first['msg'].lower()}.",
-            _LISTS.format(key=key),
-        ) from error
+        raise _refusal(error, key, kind.Config) from error
+
+
+def _refusal(error: ValidationError, key: str, config: type[Settings]) -> SeerecError:
+    """What is wrong with the first setting that was refused, by the name the user gave."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if error.title == config.__name__:
+        name = f"model.{name}" if name else name
+    lists = _LISTS.format(key=key)
+    if first["type"] == "extra_forbidden":
+        near = get_close_matches(name, [*_names(config, "model."), *_names(TrainSettings, "")], n=1)
+        return SeerecError(f"There is no setting {name!r}.", f"Did you mean {near[0]}? {lists}" if near else lists)
+    what = f"The setting {name!r} is" if name else "The settings are"
+    message = first["msg"].removeprefix("Value error, ")
+    return SeerecError(f"{what} not valid: {message[0].lower()}{message[1:]}.", lists)
+
+
+def _names(settings: type[BaseModel], prefix: str) -> Iterator[str]:
+    """Every setting by its dotted name."""
+    for name, field in settings.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _names(inner, f"{prefix}{name}.")
+        else:
+            yield prefix + name

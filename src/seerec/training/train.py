@@ -3,11 +3,13 @@
 import copy
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch.utils import deterministic
 
 import seerec
 from seerec import artifact
@@ -33,6 +35,7 @@ from seerec.training.reinforce import PolicyObjective
 from seerec.training.run import Run
 
 Stages = Literal["all", "1"]
+_memory: Any = deterministic  # torch gives the module no types
 
 
 def train(
@@ -93,27 +96,40 @@ def train(
         "start": None if start is None else artifact.read_manifest(artifact.locate(start)).get("corpus_hash"),
     }
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    torch.use_deterministic_algorithms(place.type == "cpu")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.manual_seed(seed_of(training.seed))
     batch = training.batch
     vocabulary = artifact.vocabulary_of(corpus, batch.query_words)
-    built = build(model, config, vocabulary, batch.rec_length, batch.search_length)
-    if start is not None:
-        adopt(built, artifact.load(artifact.locate(start)), corpus)
-    run = Run.begin(Path(out), facts, resume)  # after all that may refuse the settings, so that no empty run is left
-    remove_partials(run.path)
-    if (run.path / "result.json").is_file():
-        return run
-    work = _Work(corpus, vocabulary, training, run, place, progress)
-    if isinstance(built, CountingRecommender):
-        work.count(built)
-    elif isinstance(built, NeuralRecommender):
-        work.learn(built.to(place))
-        if isinstance(built, ReasoningRecommender) and stages == "all" and training.reinforce.epochs > 0:
-            work.reinforce()
-    write_json(run.path / "result.json", work.results)
+    with _settled(place):
+        torch.manual_seed(seed_of(training.seed))
+        built = build(model, config, vocabulary, batch.rec_length, batch.search_length)
+        if start is not None:
+            adopt(built, artifact.load(artifact.locate(start)), corpus)
+        run = Run.begin(Path(out), facts, resume)  # after all that may refuse the settings, so that no empty run is left
+        remove_partials(run.path)
+        if (run.path / "result.json").is_file():
+            return run
+        work = _Work(corpus, vocabulary, training, run, place, progress)
+        if isinstance(built, CountingRecommender):
+            work.count(built)
+        elif isinstance(built, NeuralRecommender):
+            work.learn(built.to(place))
+            if isinstance(built, ReasoningRecommender) and stages == "all" and training.reinforce.epochs > 0:
+                work.reinforce()
+        write_json(run.path / "result.json", work.results)
     return run
+
+
+@contextmanager
+def _settled(place: torch.device) -> Iterator[None]:
+    """Deterministic on a CPU, with gradients; what the caller had set in torch, and its random state, come back."""
+    deterministic, fill = torch.are_deterministic_algorithms_enabled(), _memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(place.type == "cpu")
+    _memory.fill_uninitialized_memory = False  # nothing here reads memory it has not written
+    try:
+        with torch.random.fork_rng([place] if place.type == "cuda" else []), torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+        _memory.fill_uninitialized_memory = fill
 
 
 class _Work:
