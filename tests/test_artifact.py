@@ -10,30 +10,23 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.untrained import untrained
 
 from seerec import artifact
 from seerec.artifact import corpus_of, locate, vocabulary_of
 from seerec.config import BatchSettings
-from seerec.data.batches import EvaluationBatches, TrainingBatches
+from seerec.data.batches import EvaluationBatches
 from seerec.data.candidates import load as load_candidates
 from seerec.data.corpus import Corpus
 from seerec.errors import SeerecError
-from seerec.models.base import CountingRecommender
-from seerec.models.registry import MODELS, build
+from seerec.models.registry import MODELS
 
 BATCH = BatchSettings(rec_length=6, search_length=5, query_words=3, clicks=2)
 SMALL = {"lcr-ser": {"width": 8, "hidden": (8,), "embedding_std": 0.5}, "sasrec": {"width": 8, "embedding_std": 0.5}}
 
 
 def model_of(key, corpus):
-    torch.manual_seed(1)
-    model = build(key, MODELS[key].Config(**SMALL.get(key, {})), vocabulary_of(corpus, 3), 6, 5)
-    if isinstance(model, CountingRecommender):
-        batches = TrainingBatches(corpus, BATCH, seed=0, packs=True, rows=64, negatives=1, unknown_user_share=0)
-        for step in range(batches.steps(0)):
-            model.observe(batches.batch(0, step))
-        model.finish()
-    return model.eval()
+    return untrained(corpus, key, SMALL.get(key, {}), BATCH, seed=1)
 
 
 def saved(folder, key, corpus):

@@ -6,17 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tests.untrained import save_run, untrained
 
 import seerec
 from seerec import artifact
-from seerec.atomic import write_json
 from seerec.config import BatchSettings
-from seerec.data.batches import TrainingBatches
 from seerec.errors import SeerecError
 from seerec.explanations import explain, text
 from seerec.incoming import People
-from seerec.models.base import CountingRecommender
-from seerec.models.registry import MODELS, build
+from seerec.models.registry import MODELS
 from seerec.recommendations import recommend
 
 BATCH = BatchSettings(rec_length=4, search_length=3, query_words=4, clicks=2)
@@ -31,14 +29,6 @@ VARIANTS = {
 }
 DAY = 86_400_000
 EVIL = "[red]boots\x1b[31m :smile: warm"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +57,7 @@ def corpus(tmp_path_factory):
 def runs(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for name, (key, config) in VARIANTS.items():
-        torch.manual_seed(2)
-        vocabulary = artifact.vocabulary_of(corpus, BATCH.query_words)
-        model = build(key, MODELS[key].Config(**config), vocabulary, BATCH.rec_length, BATCH.search_length)
-        if isinstance(model, CountingRecommender):
-            batches = TrainingBatches(corpus, BATCH, seed=0, packs=True, rows=64, negatives=1, unknown_user_share=0)
-            for step in range(batches.steps(0)):
-                model.observe(batches.batch(0, step))
-            model.finish()
-        artifact.save(folder / name / "stage1", model, vocabulary, corpus, BATCH, {"stage": 1})
-        write_json(folder / name / "run.json", {"corpus": str(corpus.path)})
+        save_run(folder / name, untrained(corpus, key, config, BATCH, seed=2), corpus, BATCH)
     return folder
 
 

@@ -9,28 +9,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tests.untrained import save_run, untrained
 
 import seerec
 from seerec import artifact
-from seerec.atomic import write_json
 from seerec.config import BatchSettings
-from seerec.data.batches import TrainingBatches
 from seerec.errors import SeerecError
 from seerec.incoming import People
-from seerec.models.base import CountingRecommender
-from seerec.models.registry import MODELS, build
+from seerec.models.registry import MODELS
 from seerec.recommendations import Ranker, recommend, recommend_all
 
 SMALL = {"lcr-ser": {"width": 8, "hidden": (8,), "embedding_std": 0.5}, "sasrec": {"width": 8, "embedding_std": 0.5}}
 BATCH = BatchSettings(rec_length=6, search_length=5, query_words=3, clicks=2)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +32,8 @@ def corpus(tmp_path_factory):
 def runs(corpus, tmp_path_factory):
     """Every model by key, with random or counted weights, as a run folder."""
     folder = tmp_path_factory.mktemp("runs")
-    for key, kind in MODELS.items():
-        torch.manual_seed(1)
-        vocabulary = artifact.vocabulary_of(corpus, BATCH.query_words)
-        model = build(key, kind.Config(**SMALL.get(key, {})), vocabulary, BATCH.rec_length, BATCH.search_length)
-        if isinstance(model, CountingRecommender):
-            batches = TrainingBatches(corpus, BATCH, seed=0, packs=True, rows=64, negatives=1, unknown_user_share=0)
-            for step in range(batches.steps(0)):
-                model.observe(batches.batch(0, step))
-            model.finish()
-        artifact.save(folder / key / "stage1", model, vocabulary, corpus, BATCH, {"stage": 1})
-        write_json(folder / key / "run.json", {"corpus": str(corpus.path)})
+    for key in MODELS:
+        save_run(folder / key, untrained(corpus, key, SMALL.get(key, {}), BATCH, seed=1), corpus, BATCH)
     return folder
 
 
