@@ -28,6 +28,11 @@ from seerec.models.registry import build
 from seerec.progress import Progress
 
 METRIC = "ndcg@5"
+TESTS = {
+    "lcr-ser against sasrec": (("lcr-ser", "own"), ("sasrec", "own")),
+    "lcr-ser against last-search-click": (("lcr-ser", "own"), ("last-search-click", "own")),
+    "shuffled: lcr-ser against sasrec": (("lcr-ser", "shuffled"), ("sasrec", "shuffled")),
+}
 RUNS = (("last-search-click", "own"), ("sasrec", "own"), ("lcr-ser", "own"), ("lcr-ser", "shuffled"), ("sasrec", "shuffled"))
 
 
@@ -65,9 +70,7 @@ def measure(out: Path, seed: int, users: int, settings: dict[str, Any], progress
         auc[name] = {"mean of steps": report.auc, "by step": list(report.by_step), "targets": report.targets}
     return {
         "means": {f"{key}, {s} searches": float(np.mean(e.vectors()[METRIC])) for (key, s), e in found.items()},
-        "lcr-ser against sasrec": _test(found["lcr-ser", "own"], found["sasrec", "own"]),
-        "lcr-ser against last-search-click": _test(found["lcr-ser", "own"], found["last-search-click", "own"]),
-        "shuffled: lcr-ser against sasrec": _test(found["lcr-ser", "shuffled"], found["sasrec", "shuffled"]),
+        **{name: _test(found[a], found[b]) for name, (a, b) in TESTS.items()},
         "attention auc": auc,
     }
 
@@ -77,12 +80,36 @@ def _test(a: Any, b: Any) -> dict[str, float]:
     return {"difference": result.difference, "low": result.low, "high": result.high, "p": result.t_p, "users": result.n}
 
 
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """One line a seed, in Markdown."""
+    heads = (
+        "seed, last-search-click, SASRec, LCR-SER, lead over SASRec, p, lead with shuffled searches, p, AUC by step, untrained"
+    )
+    names = heads.split(", ")
+    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    for seed, found in results.items():
+        lead, floor, control = (found[name] for name in TESTS)
+        auc = found["attention auc"]
+        cells = [
+            seed,
+            *(f"{found['means'][f'{key}, own searches']:.4f}" for key in ("last-search-click", "sasrec", "lcr-ser")),
+            f"{lead['difference']:+.4f} ({lead['low']:+.4f} to {lead['high']:+.4f})",
+            f"{max(lead['p'], floor['p']):.1g}",
+            f"{control['difference']:+.4f} ({control['low']:+.4f} to {control['high']:+.4f})",
+            f"{control['p']:.2g}",
+            f"{auc['trained']['mean of steps']:.3f}: " + " ".join(f"{x:.3f}" for x in auc["trained"]["by step"]),
+            f"{auc['untrained']['mean of steps']:.3f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", "The first p is the greater of those against SASRec and against last-search-click."])
+
+
 def main() -> None:
     """Run the seeds one after the other; print and keep each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--users", type=int, default=3000)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--out", type=Path, default=Path("runs/marketplace"))
     asked = parser.parse_args()
     settings = {"epochs": asked.epochs}
@@ -93,6 +120,7 @@ def main() -> None:
         print(f"seed {seed}")
         for name, value in results[str(seed)].items():
             print(f"  {name}: {value}", flush=True)
+    print(table(results))
 
 
 if __name__ == "__main__":

@@ -244,3 +244,9 @@ def test_draws_are_uniform_and_neighbours_are_unrelated():
     assert len(set(bits(grid[:300, None], grid[:300]).ravel().tolist())) == 90_000
     assert seed_of(1, 2) == seed_of(1, 2) != seed_of(2, 1)
     assert 0 <= seed_of(-1) < 2**63
+
+
+def test_there_are_never_more_negatives_than_the_pool_has_items(tiny_corpus):
+    pool = int(tiny_corpus.item_pool.sum())
+    assert training(tiny_corpus, negatives=10**9).batch(0, 0).candidates.shape[2] == 1 + pool
+    assert training(tiny_corpus, negatives=pool - 1).batch(0, 0).candidates.shape[2] == pool

@@ -41,7 +41,7 @@ class TrainingBatches:
     packs
         False gives every target a row of its own, for models whose states are not causal.
     negatives
-        n of the 1 + n candidates; the positive is in column 0.
+        n of the 1 + n candidates, at most as many as the pool has; the positive is in column 0.
     fresh
         False draws the same negatives for a target in every epoch.
     """
@@ -58,7 +58,7 @@ class TrainingBatches:
         unknown_user_share: float,
         fresh: bool = True,
     ) -> None:
-        self.settings, self.seed, self.rows, self.negatives = settings, seed, rows, negatives
+        self.settings, self.seed, self.rows = settings, seed, rows
         self.unknown_user_share, self.fresh = unknown_user_share, fresh
         self.width = (settings.targets_per_row or max(1, settings.rec_length // 2)) if packs else 1
         self.histories = Histories(corpus, settings)
@@ -70,6 +70,7 @@ class TrainingBatches:
         self._item = np.asarray(corpus.rec_item)[self.target].astype(np.int64)
         self._time = np.asarray(corpus.rec_time)[self.target]
         self._pool = np.flatnonzero(np.asarray(corpus.item_pool))
+        self.negatives = min(negatives, len(self._pool))
         self._items = corpus.items
         self._own = _own_items(corpus)
         self._plans: dict[int, Plan] = {}
