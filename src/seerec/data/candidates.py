@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seerec.config import DataSettings
-from seerec.data.corpus import SPLITS, Corpus
+from seerec.data.corpus import SPLITS, Corpus, damaged, read_array
 from seerec.errors import SeerecError
 
 _ROWS = 16_384  # targets drawn together
@@ -62,14 +62,28 @@ def load(corpus: Corpus, split: str) -> CandidateSet:
     Raises
     ------
     SeerecError
-        The corpus has no candidates for this split.
+        The corpus has no candidates for this split, or others than were drawn.
     """
     files = [corpus.path / "candidates" / f"{split}-{name}.npy" for name in ("target", "negative", "column")]
     known = corpus.manifest.get("candidates", {})
     if split not in known or not all(file.is_file() for file in files):
         raise SeerecError(f"{corpus.path} has no candidates for the split {split}.", "Run `seerec prepare` again.")
-    target, negative, column = (np.load(file, mmap_mode="r") for file in files)
+    try:
+        target, negative, column = (read_array(file) for file in files)
+        shaped = target.dtype == np.int64 and negative.dtype == np.int32 and negative.shape[:1] == target.shape == column.shape
+        agrees = shaped and negative.ndim == 2 and _hash(target, negative, column) == known[split]["hash"]
+    except Exception as error:  # damaged bytes make NumPy raise anything
+        raise damaged(corpus.path, f"candidates of the split {split}: {error}") from error
+    if not agrees:
+        raise damaged(corpus.path, f"candidates of the split {split}: not those that were drawn")
     return CandidateSet(target, negative, column, known[split]["hash"])
+
+
+def _hash(*arrays: NDArray[Any]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 class _Clicked:
@@ -199,7 +213,4 @@ def draw(corpus: Corpus, split: str, settings: DataSettings) -> CandidateSet:
             chosen[rows] = filled
         negative[start : start + len(place)] = chosen
     at = generator.integers(0, wanted + 1, len(target)).astype(np.min_scalar_type(wanted))
-    digest = hashlib.sha256()
-    for array in (target, negative, at):
-        digest.update(array.tobytes())
-    return CandidateSet(target, negative, at, digest.hexdigest())
+    return CandidateSet(target, negative, at, _hash(target, negative, at))

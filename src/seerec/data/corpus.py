@@ -52,6 +52,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from seerec.errors import SeerecError
 
@@ -81,6 +82,57 @@ ARRAYS = [
     "item_text_word",
     "user_category",
 ]
+TABLES = ["items", "users", "rows", "words", "queries", "quarantine", "items_categories", "users_categories"]
+
+
+class _Checked(BaseModel):
+    """Types as they are in JSON, without conversions; keys that are not named here may be there."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Columns(_Checked):
+    """What became of the columns of a side table."""
+
+    category: list[str]
+
+
+class _Source(_Checked):
+    """Where the events come from."""
+
+    name: str
+    items_columns: _Columns | None = None
+    users_columns: _Columns | None = None
+
+
+class _Tokeniser(_Checked):
+    """How texts become words."""
+
+    version: int
+    min_word_count: int
+    max_words: int
+
+
+class _Candidates(_Checked):
+    """One candidate set."""
+
+    hash: str
+    targets: int
+    negatives: int
+
+
+class _Manifest(_Checked):
+    """``manifest.json``: what anyone reads of it, with its type."""
+
+    format: int
+    content_hash: str
+    settings: dict[str, Any]
+    counts: dict[str, int]
+    quarantined: dict[str, dict[str, int]]
+    bounds: dict[str, int | None]
+    candidates: dict[str, _Candidates]
+    tokeniser: _Tokeniser
+    source: _Source
 
 
 @dataclass(frozen=True)
@@ -92,12 +144,12 @@ class Corpus:
 
     @classmethod
     def open(cls, path: str | Path) -> "Corpus":
-        """Open a prepared folder.
+        """Open a prepared folder. All of it is read once, to compare it with its hash.
 
         Raises
         ------
         SeerecError
-            The folder is not a corpus, is incomplete, or was written by a newer seerec.
+            The folder is not a corpus, is incomplete or damaged, or was written by a newer seerec.
         """
         path = Path(path)
         fix = "Give the folder that `seerec prepare` wrote."
@@ -105,24 +157,27 @@ class Corpus:
             raise SeerecError(f"{path} is not a prepared corpus: it has no manifest.json.", fix)
         try:
             manifest = json.loads((path / "manifest.json").read_text())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SeerecError(f"{path / 'manifest.json'} is not readable JSON ({error}).", fix) from error
         if not isinstance(manifest, dict) or manifest.get("kind") != "seerec-corpus":
             raise SeerecError(f"{path} is not a prepared corpus (its manifest is of another kind).", fix)
-        if manifest["format"] > FORMAT:
+        number = manifest.get("format")
+        if isinstance(number, int) and number > FORMAT:
             raise SeerecError(
-                f"{path} has corpus format {manifest['format']}, this seerec reads up to {FORMAT}.",
+                f"{path} has corpus format {number}, this seerec reads up to {FORMAT}.",
                 "Install a newer seerec, or prepare again with this one.",
             )
-        missing = [name for name in ARRAYS if not (path / f"{name}.npy").is_file()]
+        names = [f"{name}.npy" for name in ARRAYS] + [f"{name}.parquet" for name in TABLES]
+        missing = [name for name in names if not (path / name).is_file()]
         if missing:
-            raise SeerecError(f"{path} is incomplete: {missing[0]}.npy is missing.", "Run `seerec prepare` again.")
+            raise SeerecError(f"{path} is incomplete: {missing[0]} is missing.", "Run `seerec prepare` again.")
+        _check_content(path, manifest)
         return cls(path, manifest)
 
     def __getattr__(self, name: str) -> NDArray[Any]:
         if name not in ARRAYS:
             raise AttributeError(name)
-        array: NDArray[Any] = np.load(self.path / f"{name}.npy", mmap_mode="r")
+        array: NDArray[Any] = read_array(self.path / f"{name}.npy")
         object.__setattr__(self, name, array)  # found directly from now on
         return array
 
@@ -167,7 +222,47 @@ class Corpus:
     def truth(self, name: str) -> NDArray[np.int8] | None:
         """A truth label array, or None where the source knows no truth."""
         file = self.path / "truth" / f"{name}.npy"
-        return np.load(file, mmap_mode="r") if file.is_file() else None
+        return read_array(file) if file.is_file() else None
+
+
+def read_array(file: Path) -> NDArray[Any]:
+    """A mapped array. ``numpy.load`` would also open archives, and leave a damaged file open."""
+    array: NDArray[Any] = np.lib.format.open_memmap(file, mode="r")
+    return array
+
+
+def damaged(path: Path, what: str) -> SeerecError:
+    """The error of a corpus whose files are not as they were written."""
+    return SeerecError(f"The corpus {path} is damaged ({what}).", "Prepare it again.")
+
+
+def _check_content(path: Path, manifest: dict[str, Any]) -> None:
+    """Compare arrays, tables and settings with their hash, and what the hash leaves out with what it covers."""
+    try:
+        checked = _Manifest.model_validate(manifest)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise damaged(path, f"manifest.json, {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from error
+    try:
+        found = hash_content(path, {"settings": checked.settings, "format": checked.format})
+        words = pq.read_metadata(path / "words.parquet").num_rows
+        columns = {name: read_array(path / f"{name}_category.npy").shape[1] for name in ("item", "user")}
+    except Exception as error:  # damaged bytes make the readers of NumPy and Arrow raise anything
+        raise damaged(path, (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")) from error
+    if found != checked.content_hash:
+        raise damaged(path, "its content does not match its hash")
+    tokeniser = checked.tokeniser
+    limits = [1, *(checked.settings.get(name) for name in ("min_word_count", "max_words"))]
+    named = {"item": checked.source.items_columns, "user": checked.source.users_columns}
+    for what, agrees in {
+        "counts.words": checked.counts.get("words") == words,
+        "tokeniser": [tokeniser.version, tokeniser.min_word_count, tokeniser.max_words] == limits,
+        "candidates": checked.candidates.keys() == {"val", "test"},
+        "bounds": checked.bounds.keys() == {"val_start", "test_start"},
+        "source": all(side is None or len(side.category) == columns[name] for name, side in named.items()),
+    }.items():
+        if not agrees:
+            raise damaged(path, f"manifest.json, {what}: not what its arrays and settings say")
 
 
 def hash_content(folder: Path, parameters: dict[str, Any]) -> str:
@@ -176,7 +271,7 @@ def hash_content(folder: Path, parameters: dict[str, Any]) -> str:
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder).as_posix()
         if file.suffix == ".npy":
-            _hash_array(digest, name, np.load(file, mmap_mode="r"))
+            _hash_array(digest, name, read_array(file))
         elif file.suffix == ".parquet":
             table = pq.read_table(file)
             for column in table.column_names:
@@ -196,4 +291,7 @@ def _hash_column(digest: "hashlib._Hash", name: str, column: pa.ChunkedArray) ->
         return
     _hash_array(digest, "length", pc.fill_null(pc.binary_length(column), 0).to_numpy())
     for chunk in pc.fill_null(column, "").chunks:
-        digest.update("".join(chunk.to_pylist()).encode())
+        _, ends, texts = chunk.buffers()
+        if texts is not None:
+            offset = np.frombuffer(ends, np.int32)
+            digest.update(memoryview(texts)[offset[chunk.offset] : offset[chunk.offset + len(chunk)]])
