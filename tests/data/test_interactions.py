@@ -167,6 +167,15 @@ def test_a_wrong_folder_is_a_sentence(tmp_path: Path) -> None:
         read(duckdb.connect(), [tmp_path / "log.csv"], items=tmp_path / "items.csv")
 
 
+def test_items_of_another_log_are_refused(tmp_path: Path) -> None:
+    folder(tmp_path, log__csv="user,item\nu,1\nu,2\nu,3\nu,4\n", items__csv=ITEMS)
+    with pytest.raises(SeerecError, match="No item has text") as error:
+        read(duckdb.connect(), [tmp_path])
+    assert "ids are those of the log" in error.value.fix
+    folder(tmp_path, log__csv="user,item\nu,1\nu,2\nu,a\nu,2\n")
+    assert read(duckdb.connect(), [tmp_path]).counts["items_without_description"] == 2
+
+
 def test_items_without_text_stay_recommendations(tmp_path: Path) -> None:
     text = "user_id,sequence\n" + "".join(f"u{i},a x a x a x\n" for i in range(20))
     events = read(duckdb.connect(), [folder(tmp_path, log__csv=text, items__csv=ITEMS)], p_search=1.0, noise=0.0)

@@ -43,8 +43,8 @@ def construct(connection: duckdb.DuckDBPyConnection, *, p_search: float, noise: 
     Returns
     -------
     dict
-        ``searches_own``, ``searches_added`` and ``searches_without_donor`` (added ones for which no other user's
-        interaction could be found).
+        ``searches_own``, ``searches_added``, ``searches_without_donor`` (added ones for which no other user's
+        interaction could be found) and ``items_without_description`` (items of the log that ``items`` lacks).
 
     Raises
     ------
@@ -61,7 +61,8 @@ def construct(connection: duckdb.DuckDBPyConnection, *, p_search: float, noise: 
     _searches(connection, seed)
     row = connection.execute("""
         SELECT count(*) FILTER (WHERE relevant = 1), count(*) FILTER (WHERE relevant = 0),
-               (SELECT count(*) FROM wanting), (SELECT count(*) FROM item_words) FROM searches""").fetchone()
+               (SELECT count(*) FROM wanting), (SELECT count(*) FROM slot WHERE worded),
+               (SELECT count(DISTINCT item_id) FROM slot ANTI JOIN items USING (item_id)) FROM searches""").fetchone()
     connection.execute("""
         DELETE FROM recommendations USING slot
         WHERE slot.own AND slot.line = recommendations.line AND slot.timestamp = recommendations.timestamp
@@ -74,7 +75,12 @@ def construct(connection: duckdb.DuckDBPyConnection, *, p_search: float, noise: 
             "No item has text, so that no search can be constructed.",
             "Give an items file whose ids are those of the log, with a title or another text column.",
         )
-    return {"searches_own": int(row[0]), "searches_added": int(row[1]), "searches_without_donor": int(row[2])}
+    return {
+        "searches_own": int(row[0]),
+        "searches_added": int(row[1]),
+        "searches_without_donor": int(row[2]),
+        "items_without_description": int(row[4]),
+    }
 
 
 def _digest(seed: int, purpose: str, place: str, user: str) -> str:
