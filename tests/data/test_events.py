@@ -114,6 +114,39 @@ def test_side_tables_keep_the_first_of_an_id_and_need_one() -> None:
     assert rows(events, "users") == [("u", "30")]
 
 
+def test_ids_that_pandas_wrote_as_floats_are_whole_numbers(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n1.0,75.0,1\n,76.0,2\n2.0,-7,3\n")
+    (tmp_path / "searches.csv").write_text("user_id,item_id,timestamp,query\n1,,1,x\n2,75.00,1,x\n")
+    (tmp_path / "items.csv").write_text("item_id,title\n75.0,x\n76,y\n")
+    (tmp_path / "users.csv").write_text("user_id,age\n1.0,3\n")
+    events = from_tables(**{
+        name: tmp_path / f"{file}.csv"
+        for name, file in {"recommendations": "log", "searches": "searches", "items": "items", "users": "users"}.items()
+    })  # fmt: skip
+    assert rows(events, "recommendations", "user_id, item_id") == [("1", "75"), ("2", "-7")]
+    assert rows(events, "searches", "user_id, item_id") == [("1", None), ("2", "75")]
+    assert rows(events, "items", "item_id") == [("75",), ("76",)]
+    assert rows(events, "users", "user_id") == [("1",)]
+
+
+@pytest.mark.parametrize("other", ["1.0-beta", "75.5", "x", "1e3", "75."])
+def test_ids_with_any_other_text_stay_as_they_are(other: str) -> None:
+    events = from_tables(recommendations=frame({**GOOD, "item_id": "75.0"}, {**GOOD, "item_id": other}))
+    assert [item for (item,) in rows(events, "recommendations", "item_id")] == ["75.0", other]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [("item_id", ["i"], r"VARCHAR\[\]"), ("user_id", {"a": 0}, "STRUCT"), ("request_id", [1], "BIGINT")],
+)
+def test_nested_ids_are_refused(name: str, value: Any, kind: str, tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([{**GOOD, name: value}])
+    pq.write_table(table, tmp_path / "log.parquet")
+    for log in (table, tmp_path / "log.parquet"):
+        with pytest.raises(SeerecError, match=f"column {name} of the recommendations table is of the type {kind}"):
+            from_tables(recommendations=log)
+
+
 def test_a_quarantined_row_shows_its_content() -> None:
     events = from_tables(recommendations=frame(GOOD, {**GOOD, "user_id": None, "item_id": "lost"}))
     assert "lost" in rows(events, "quarantine", "content")[0][0]

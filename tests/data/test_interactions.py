@@ -176,6 +176,21 @@ def test_items_of_another_log_are_refused(tmp_path: Path) -> None:
     assert read(duckdb.connect(), [tmp_path]).counts["items_without_description"] == 2
 
 
+def test_nested_ids_are_refused(tmp_path: Path) -> None:
+    folder(tmp_path, items__csv=ITEMS)
+    log = {"user_id": ["u"], "item_id": ["a"], "timestamp": [SECOND]}
+    for columns, cause in (
+        ({**log, "item_id": [["a"]]}, r"column item_id of .* VARCHAR\[\]"),
+        ({**log, "user_id": [{"a": 0}]}, "column user_id of .* STRUCT"),
+        ({"user_id": [["u"]], "item_ids": [["a", "b"]]}, "column user_id of"),
+        ({"user_id": ["u"], "item_ids": [[["a"]]]}, "column item_ids of"),
+        ({"user_id": ["u"], "item_ids": [["a"]], "item_id": [["b"]]}, "column item_id of"),
+    ):
+        pq.write_table(pa.table(columns), tmp_path / "log.parquet")
+        with pytest.raises(SeerecError, match=cause):
+            plain(tmp_path)
+
+
 def test_items_without_text_stay_recommendations(tmp_path: Path) -> None:
     text = "user_id,sequence\n" + "".join(f"u{i},a x a x a x\n" for i in range(20))
     events = read(duckdb.connect(), [folder(tmp_path, log__csv=text, items__csv=ITEMS)], p_search=1.0, noise=0.0)

@@ -29,6 +29,8 @@ ALIASES = {
 }
 """Usual names of each role, in lower case; the first that a table has is taken."""
 
+_IDS = ("user_id", "item_id", "request_id", "search_id")
+_FLOAT_TEXT = "VARCHAR of whole floats"
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
 _CATEGORY = re.compile(r"categor|genre|brand|department|manufacturer|publisher|author|artist|studio|(^|_)(type|class)$")
 _REFERENCE = re.compile(r"(_|^)(id|asin|sku|url|urls|uri|link|image|images)$|(Id|ID|URL|Url)$")
@@ -68,6 +70,43 @@ def require(table: str, columns: dict[str, str]) -> None:
     elif any(re.fullmatch(r"[\d.]+", column) for column in found):
         fix = f"Put a header line with {', '.join(REQUIRED[table])} on top."
     raise SeerecError(f"The {table} table has no column {', '.join(missing)} (found: {', '.join(found) or 'none'}).", fix)
+
+
+def id_kinds(connection: duckdb.DuckDBPyConnection, table: str, columns: dict[str, str]) -> dict[str, str]:
+    """``columns`` of ``raw_TABLE``, in which text ids that are all whole numbers, some of them as in 75.0, are marked.
+
+    pandas writes a column of integers like that when one of its cells is empty.
+
+    Raises
+    ------
+    SeerecError
+        An id column holds lists or structs.
+    """
+    kinds = dict(columns)
+    for name, kind in columns.items():
+        if name.lower() not in _IDS:
+            continue
+        refuse_nested(table, name, kind)
+        if kind.startswith("VARCHAR") and _are_floats(connection, f"raw_{table}", quoted(name)):
+            kinds[name] = _FLOAT_TEXT
+    return kinds
+
+
+def refuse_nested(table: str, name: str, kind: str) -> None:
+    """Refuse a column of ids whose type is a list or a struct."""
+    if kind.endswith("]") or kind.startswith(("STRUCT", "MAP", "UNION")):
+        raise SeerecError(
+            f"The column {name} of the {table} table is of the type {kind}, which is no id.",
+            "Give a column with one text or number in each row.",
+        )
+
+
+def _are_floats(connection: duckdb.DuckDBPyConnection, table: str, column: str) -> bool:
+    row = connection.execute(f"""
+        SELECT bool_or(contains({column}, '.')) AND
+               bool_and(regexp_full_match({column}, '-?\\d+(\\.0+)?')) FILTER (WHERE trim({column}) <> '')
+        FROM {table}""").fetchone()
+    return row is not None and bool(row[0])
 
 
 def event_columns(table: str, columns: dict[str, str]) -> str:
@@ -132,7 +171,9 @@ def _spelt(columns: dict[str, str], name: str) -> str:
 
 
 def _id(column: str, kind: str) -> str:
-    """SQL for an id as text; blank, NULL and NaN are NULL, 1.0 of a numeric column is 1."""
+    """SQL for an id as text; blank, NULL and NaN are NULL, 1.0 of a column of numbers is 1."""
+    if kind == _FLOAT_TEXT:
+        return f"CASE WHEN trim({column}) <> '' THEN split_part({column}, '.', 1) END"
     if kind in ("DOUBLE", "FLOAT") or kind.startswith("DECIMAL"):
         number = f"{column}::DOUBLE"
         return (

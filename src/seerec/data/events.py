@@ -15,7 +15,7 @@ from typing import Any
 
 import duckdb
 
-from seerec.data.columns import columns_of, event_columns, require, side_columns
+from seerec.data.columns import columns_of, event_columns, id_kinds, require, side_columns
 from seerec.data.files import create_quarantine, quoted, read_file, tidy
 from seerec.errors import SeerecError
 
@@ -67,7 +67,7 @@ def check(connection: duckdb.DuckDBPyConnection, source: dict[str, Any]) -> Even
     Raises
     ------
     SeerecError
-        A required column is missing, or no recommendation row is acceptable.
+        A required column is missing, ids are lists or structs, or no recommendation row is acceptable.
     """
     connection.execute("SET TimeZone = 'UTC'")
     create_quarantine(connection)
@@ -76,6 +76,7 @@ def check(connection: duckdb.DuckDBPyConnection, source: dict[str, Any]) -> Even
         columns = columns_of(connection, f"raw_{table}")
         if columns or table == "recommendations":
             require(table, columns)
+        columns = id_kinds(connection, table, columns)
         if table in _EVENT_TABLES:
             select = event_columns(table, columns)
         else:

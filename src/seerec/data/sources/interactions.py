@@ -11,7 +11,7 @@ from typing import Any
 
 import duckdb
 
-from seerec.data.columns import columns_of, find
+from seerec.data.columns import columns_of, find, refuse_nested
 from seerec.data.events import Events, check
 from seerec.data.files import create_quarantine, header, quoted, read_file
 from seerec.data.sources.constructed import construct
@@ -183,6 +183,7 @@ def _sequences(
     create_quarantine(connection)
     listed = quoted(sequence)
     if columns[sequence].endswith("]"):
+        refuse_nested("recommendations", sequence, columns[sequence].removesuffix("[]"))
         listed = f"{listed}::VARCHAR[]"
     else:
         commas = connection.execute(f"SELECT bool_or(contains({listed}, ',')) FROM raw_log").fetchone()
@@ -190,6 +191,7 @@ def _sequences(
         listed = f"regexp_split_to_array(trim({listed}, ' []'), '{separator}')"
     listed = f"list_filter(coalesce({listed}, []), lambda item: item <> '')"
     if last is not None:
+        refuse_nested("recommendations", last, columns[last])
         listed = f"list_concat({listed}, list_filter([{quoted(last)}::VARCHAR], lambda item: item <> ''))"
     connection.execute(f"""
         CREATE TEMP TABLE sequence AS
