@@ -138,6 +138,7 @@ def change_manifest(folder, **changed):
         ({"config": {"width": 10**7}}, "damaged"),
         ({"config": {"width": 2 * 10**15}}, "damaged"),
         ({"config": []}, "damaged"),
+        ({"config": {"width": 8}}, "damaged .the config has no dropout"),
         ({"batch": {"rec_length": -1}}, "damaged"),
         ({"batch": {"rec_length": 7}}, "damaged"),
         ({"batch": 7}, "damaged"),
@@ -209,7 +210,7 @@ def test_tables_of_another_size_or_without_a_column(folder, name):
 def test_what_is_no_artifact_at_all(tiny_corpus, tmp_path):
     for place in (tmp_path / "missing", tmp_path, tiny_corpus.path):
         refused(place, "not a trained model")
-        with pytest.raises(SeerecError, match="no trained model"):
+        with pytest.raises(SeerecError, match=r"no trained model|There is no folder"):
             locate(place)
     with pytest.raises(SeerecError, match="not a prepared corpus"):
         Corpus.open(tmp_path)

@@ -281,11 +281,15 @@ def test_a_resume_that_asks_something_else_is_refused(changed, sentence, runs, t
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()} == before
 
 
-def test_the_file_is_replaced_whole_and_a_folder_is_refused(runs, tmp_path):
+def test_the_file_is_replaced_whole_and_what_is_not_its_own_is_refused(runs, tmp_path):
     out = tmp_path / "all.parquet"
-    out.write_text("old")
-    recommend_all(runs / "popularity", out, k=1)
-    assert json.loads(pq.read_schema(out).metadata[b"seerec"])["k"] == 1
+    for k in (2, 1):
+        recommend_all(runs / "popularity", out, k=k)
+        assert json.loads(pq.read_schema(out).metadata[b"seerec"])["k"] == k
+    (tmp_path / "diary.txt").write_text("mine")
+    with pytest.raises(SeerecError, match="no file of recommendations"):
+        recommend_all(runs / "popularity", tmp_path / "diary.txt", k=1)
+    assert (tmp_path / "diary.txt").read_text() == "mine"
     with pytest.raises(SeerecError, match="is a folder"):
         recommend_all(runs / "popularity", Path(tmp_path))
 

@@ -18,23 +18,28 @@ _SOURCE_OPTIONS = {
 
 
 def settings(pairs: Sequence[str], **flags: Any) -> dict[str, Any]:
-    """``name=value`` pairs as a dictionary; a value is JSON where it parses, else text. ``flags`` that are given win.
+    """``name=value`` pairs and the ``flags`` that are given as one dictionary; a value is JSON where it parses, else text.
 
     Raises
     ------
     typer.BadParameter
-        A pair has no ``=``, or sets both a name and something below it.
+        A pair has no ``=``, or something is set twice: by two pairs, by a flag and a pair, or with something below it.
     """
     chosen: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not all(name.split(".")):
             raise typer.BadParameter(f"{pair!r} is not of the form name=value.", param_hint="--set")
+        if name in chosen:
+            raise typer.BadParameter(f"{name} is set twice.", param_hint="--set")
         try:
             chosen[name] = json.loads(value)
         except ValueError:
             chosen[name] = value
-    chosen |= given(**flags)
+    for name, value in given(**flags).items():
+        if name in chosen:
+            raise typer.BadParameter(f"--{name.replace('_', '-')} and --set {name} are both given.", param_hint="--set")
+        chosen[name] = value
     for name in chosen:
         inside = [other for other in chosen if other.startswith(f"{name}.")]
         if inside:
@@ -91,7 +96,7 @@ def histories(file: str) -> list[dict[str, Any]]:
     fix = 'Give one object such as {"recommendations": ["42"], "searches": [{"query": "warm boots", "clicked": ["44"]}]}.'
     name = "standard input" if file == "-" else file
     try:
-        content = json.loads(sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8"))
+        content = json.loads(sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SeerecError(f"Cannot read {name}: {error.strerror}.", "Check the path.") from error
     except (ValueError, RecursionError) as error:
@@ -108,16 +113,6 @@ def one_history(file: str) -> dict[str, Any]:
     if len(found) > 1:
         raise SeerecError(f"{file} holds {len(found)} histories.", "Explain one at a time.")
     return found[0]
-
-
-def device(name: str | None) -> str | None:
-    """The device asked for. Raises SeerecError where there is no GPU to use."""
-    if name == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise SeerecError("PyTorch finds no GPU here.", "Leave out --device, or install a PyTorch built for your GPU.")
-    return name
 
 
 def exactly_one(**flags: Any) -> None:

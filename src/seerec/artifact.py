@@ -134,6 +134,9 @@ def load(folder: str | Path) -> Artifact:
         items, users, words = (pq.read_table(folder / f"{name}.parquet") for name in ("items", "users", "words"))
         kind = model_class(manifest["model"])
         config = kind.Config(**manifest["config"])
+        absent = set(kind.Config.model_fields) - set(manifest["config"])
+        if absent:  # a default in its place would be another model
+            raise ValueError(f"the config has no {min(absent)}")
         batch = BatchSettings(**manifest["batch"])
         vocabulary = Vocabulary(
             users=manifest["sizes"]["users"],
@@ -165,6 +168,8 @@ def locate(path: str | Path, stage: int | None = None) -> Path:
         There is no such model.
     """
     path = Path(path)
+    if not path.is_dir():
+        raise SeerecError(f"There is no folder {path}.", "Give a run that `seerec train` finished, or one of its artifacts.")
     if stage is None and (path / "weights.safetensors").is_file():
         return path
     for number in [stage] if stage is not None else [2, 1]:

@@ -42,6 +42,10 @@ def named_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            raise SeerecError(
+                f"Cannot write {path}: {error.filename} is a file, not a folder.", "Choose another place."
+            ) from error
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise SeerecError(f"Cannot write {path}: {reason}.", "Free disk space or choose a folder you may write to.") from error
 

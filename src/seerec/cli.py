@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.exceptions import TyperException
 
 from seerec import arguments, printing
 from seerec.errors import SeerecError
@@ -126,7 +127,7 @@ def train(
 
     run = fit(
         corpus, out, model=model, preset=preset, settings=chosen, stages=stages, resume=resume, start=start,
-        device=arguments.device(device), progress=_progress(as_json),
+        device=device, progress=_progress(as_json),
     )  # fmt: skip
     validation = json.loads((run.path / "result.json").read_text())
     printing.show({"run": str(out), "model": model, "preset": preset, "validation": validation}, as_json, printing.run)
@@ -278,23 +279,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 a problem that is named, 2 wrong usage, 130 interrupted."""
     given = list(sys.argv[1:] if argv is None else argv)
     try:
-        app(given, prog_name="seerec")
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        if code == 130:
-            resume = " with --resume" if {"train", "--all-users"} & set(given) else ""
-            print(f"Stopped. To go on, give the same command again{resume}.", file=sys.stderr)
-        elif code == 2 and "--json" in given:
-            printing.document({"error": {"cause": "The command was used wrongly.", "fix": "See its --help."}})
-        return code
+        code = int(app(given, prog_name="seerec", standalone_mode=False) or 0)
+        if code != 130:
+            return code
+        resume = " with --resume" if {"train", "--all-users"} & set(given) else ""
+        problem = SeerecError("Stopped.", f"To go on, give the same command again{resume}.")
+    except TyperException as error:
+        context = getattr(error, "ctx", None)  # what typer raises before it knows the command has none
+        command = context.command_path if context is not None else "seerec"
+        code, problem = 2, SeerecError(error.format_message(), f"See `{command} --help`.")
     except Exception as error:
-        problem = _named(error)
+        code, problem = 1, _named(error)
         if os.environ.get("SEEREC_TRACEBACK") == "1":
             traceback.print_exception(error)
     print(problem.cause, problem.fix, sep="\n", file=sys.stderr)
     if "--json" in given:
         printing.document({"error": {"cause": problem.cause, "fix": problem.fix}})
-    return 1
+    return code
 
 
 def _named(error: Exception) -> SeerecError:
@@ -302,7 +303,10 @@ def _named(error: Exception) -> SeerecError:
     if isinstance(error, SeerecError):
         return error
     if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "can't allocate memory" in str(error):
-        return SeerecError("The memory of this machine is not enough.", "Use smaller batches, such as --set batch.rows=64.")
+        return SeerecError(
+            "The memory of this machine is not enough.",
+            "Use smaller batches (--set batch.rows=32), fewer negatives, or a smaller model (--set model.width=32).",
+        )
     if isinstance(error, OSError):
         place = f" ({error.filename})" if error.filename else ""
         return SeerecError(f"{error.strerror or error}{place}.", "Check the free disk space and the permissions of the file.")

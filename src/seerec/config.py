@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Settings(BaseModel):
     """Base of all settings: frozen, unknown names are an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class DataSettings(Settings):
@@ -43,7 +43,7 @@ class DataSettings(Settings):
     """Negatives of a validation or test target (LCR-SER section 4.1.3: 99)."""
     sampler: Literal["uniform", "popularity"] = "uniform"
     """How those negatives are drawn; the group's notebooks draw from the interaction list, i.e. by popularity."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the candidate sets and of shuffled searches."""
 
 
@@ -101,7 +101,7 @@ class ReinforceSettings(Settings):
     """A45: dropout would be a second, unrecorded noise."""
     bce_weight: float = Field(0.0, ge=0)
     """A46: weight of the ranking loss kept beside eq. 15, which has none."""
-    learning_rate: float = Field(1e-5, gt=0)
+    learning_rate: float = Field(1e-5, gt=0, le=100)
     """A47: Adam, for dense parameters and tables alike, without weight decay."""
     rows: int = Field(32, ge=1)
     """B, packed rows of a step."""
@@ -122,7 +122,7 @@ class TrainSettings(Settings):
     """At most; early stopping usually ends sooner."""
     patience: int = Field(5, ge=1)
     """Epochs without a new best validation metric before stopping (5 in the group's programs)."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0, le=100)
     """Adam (1e-3 in the group's programs)."""
     schedule: Literal["plateau", "constant"] = "plateau"
     """plateau: multiply the rate by ``decay`` when the metric has not risen for ``decay_patience`` epochs."""
@@ -146,7 +146,7 @@ class TrainSettings(Settings):
     """Validation metric that early stopping and the schedule watch."""
     validation_users: int | None = Field(None, ge=1)
     """Validate on this many targets, the same ones each time; None: all."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of weights, batches, dropout and noise."""
     checkpoint_seconds: float = Field(60.0, ge=0)
     """A checkpoint at every epoch's end, and within an epoch when this much time has passed."""

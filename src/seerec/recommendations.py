@@ -23,6 +23,7 @@ from seerec.artifact import Artifact
 from seerec.atomic import atomic_file, remove_partials, write_json
 from seerec.data.corpus import FIRST_ID, UNKNOWN, Corpus
 from seerec.data.histories import Arrays, Ints
+from seerec.device import place_of
 from seerec.errors import SeerecError
 from seerec.incoming import People, parse, rows_of
 from seerec.models.base import Recommender
@@ -122,7 +123,7 @@ class Ranker:
 
     def __init__(self, loaded: Artifact, device: str | None = None) -> None:
         self.loaded = loaded
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = place_of(device)
         self.model: Recommender[Any] = loaded.model.to(self.device)
         with torch.no_grad():
             pool = torch.from_numpy(np.flatnonzero(loaded.pool)).to(self.device)
@@ -292,8 +293,12 @@ def _begin(out: Path, facts: dict[str, Any], resume: bool) -> bool:
         return False
     if folder.exists() and (folder.is_file() or any(folder.iterdir())):
         raise SeerecError(f"{folder} is in the way: it is no folder of parts.", "Choose another --out.")
-    if resume and out.is_file() and _asked(out) == facts:
-        return True
+    if out.is_file():
+        asked = _asked(out)
+        if asked is None:
+            raise SeerecError(f"{out} exists and is no file of recommendations.", "Remove it, or choose another --out.")
+        if resume and asked == facts:
+            return True
     write_json(folder / "facts.json", facts)
     return False
 

@@ -16,6 +16,7 @@ from seerec.training.checkpoint import Position, latest
 from seerec.training.journal import Journal
 from seerec.training.loop import Stage, run_stage
 from seerec.training.optimizers import DenseAdam
+from seerec.training.run import claimed
 
 
 class Batches:
@@ -194,15 +195,15 @@ def test_a_taken_folder_and_other_settings_are_refused(tiny_corpus, tiny_setting
     with pytest.raises(SeerecError, match="already holds a run"):
         seerec.train(tiny_corpus, run.path, **asked)
     for changed, cause in (
-        ({"settings": tiny_settings("sasrec", epochs=3)}, "another settings"),
-        ({"settings": tiny_settings("sasrec", model__heads=1)}, "another config"),
-        ({"model": "lcr-ser"}, "another model"),
-        ({"preset": "paper"}, "another preset"),
+        ({"settings": tiny_settings("sasrec", epochs=3)}, "started with epochs 2, now 3 is asked"),
+        ({"settings": tiny_settings("sasrec", model__heads=1)}, "started with model.heads 2, now 1"),
+        ({"model": "lcr-ser"}, "started with model sasrec, now lcr-ser"),
+        ({"preset": "paper"}, "started with preset best, now paper"),
     ):
         with pytest.raises(SeerecError, match=cause):
             seerec.train(tiny_corpus, run.path, **{**asked, **changed}, resume=True)
     other = seerec.prepare(tmp_path / "other", source="simulated", options={"users": 60, "seed": 5})
-    with pytest.raises(SeerecError, match="another corpus_hash"):
+    with pytest.raises(SeerecError, match="started with corpus_hash"):
         seerec.train(other, run.path, **asked, resume=True)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").touch()
@@ -216,6 +217,35 @@ def test_a_start_that_was_killed_before_its_first_file_is_no_obstacle(tiny_corpu
     (run / ".partial-x").write_text("{")
     seerec.train(tiny_corpus, run, model="popularity", settings=tiny_settings("popularity"), resume=True)
     assert not (run / ".partial-x").exists()
+
+
+def test_a_run_that_learnt_nothing_makes_room_for_other_settings(tiny_corpus, tiny_settings, tiny_run, tmp_path, monkeypatch):
+    """A loss that diverges at once must not block the folder against the settings that mend it."""
+    with monkeypatch.context() as patch:
+        patch.setattr("seerec.models.base.ranking_loss", lambda logits, *_: logits.sum() * float("nan"))
+        with pytest.raises(SeerecError, match="loss is nan"):
+            seerec.train(tiny_corpus, tmp_path / "run", settings=tiny_settings("sasrec", epochs=5), model="sasrec")
+    assert (tmp_path / "run" / "run.json").is_file()
+    again = seerec.train(tiny_corpus, tmp_path / "run", settings=tiny_settings("sasrec"), model="sasrec", stages="1")
+    assert weights(again) == weights(tiny_run("sasrec"))
+
+
+def test_one_folder_takes_one_training_at_a_time(tiny_corpus, tiny_settings, tmp_path):
+    with claimed(tmp_path / "run"), pytest.raises(SeerecError, match="Another process is training"):
+        seerec.train(tiny_corpus, tmp_path / "run", settings=tiny_settings())
+    assert not list((tmp_path / "run").iterdir())
+    with claimed(tmp_path / "run"):
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(SeerecError, match="is a file, not a folder"):
+        seerec.train(tiny_corpus, tmp_path / "file" / "run", settings=tiny_settings())
+
+
+@pytest.mark.parametrize("wrong", [{"stages": "2"}, {"stages": 1}, {"device": "abacus"}])
+def test_stages_and_devices_that_are_none(wrong, tiny_corpus, tiny_settings, tmp_path):
+    with pytest.raises(SeerecError, match=r"There (are|is) no"):
+        seerec.train(tiny_corpus, tmp_path / "run", settings=tiny_settings(), **wrong)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_dense_optimizer_trains_and_the_unknown_user_is_the_mean(tiny_corpus, tiny_run):

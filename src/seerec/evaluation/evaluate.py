@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from seerec import artifact
 from seerec.data.batches import EvaluationBatches
 from seerec.data.candidates import load as load_candidates
 from seerec.data.corpus import UNKNOWN
+from seerec.device import place_of
 from seerec.errors import SeerecError
 from seerec.evaluation.metrics import METRICS
 from seerec.evaluation.ranking import rank_candidates, rank_catalogue
@@ -56,6 +56,8 @@ def evaluate(
     SeerecError
         No model, no corpus, another corpus than the model's, NaN scores.
     """
+    if limit is not None and limit < 1:
+        raise SeerecError(f"limit is {limit}.", "Evaluate at least one target.")
     folder = artifact.locate(path, stage)
     data = artifact.corpus_of(path, corpus)
     loaded = artifact.load(folder)
@@ -65,7 +67,7 @@ def evaluate(
         )
     sets = load_candidates(data, split)
     batches = EvaluationBatches(data, loaded.batch, sets, limit)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = place_of(device)
     model = loaded.model.to(place)
     if candidates == "full":
         greater, ties = rank_catalogue(model, data, batches, place, progress)
@@ -144,6 +146,8 @@ def compare(
     SeerecError
         The runs do not share targets and candidates.
     """
+    if isinstance(paths, str | Path) or not len(paths):
+        raise SeerecError("compare needs a list of runs.", "Write compare([run, other_run]).")
     wanted = list(stages) if stages is not None else [None] * len(paths)
     evaluations = [_saved_or_new(path, split, candidates, stage, progress) for path, stage in zip(paths, wanted, strict=True)]
     first = evaluations[0]

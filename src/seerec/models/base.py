@@ -32,7 +32,7 @@ class Vocabulary:
 class ModelConfig(Settings):
     """Settings every trainable model shares."""
 
-    width: int = Field(64, ge=1)
+    width: int = Field(64, ge=1, le=65_536)
     """D (64 in the group's programs on KuaiSAR)."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Group's programs: .1."""

@@ -4,7 +4,7 @@ The defaults are the faithful reading. ``PRESETS`` names two whole settings: ``p
 ``best`` the one that did best on validation (docs/results.md).
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -14,15 +14,15 @@ from seerec.models.base import ModelConfig
 class LCRSERConfig(ModelConfig):
     """Settings of LCR-SER. A number such as A7 is the entry of the register in docs/ambiguities.md."""
 
-    steps: int = Field(3, ge=0)
+    steps: int = Field(3, ge=0, le=1000)
     """K (A15): the paper does not print its value; figure 6 sweeps it, table 4 measures 0 to 5."""
-    layers: int = Field(1, ge=1)
+    layers: int = Field(1, ge=1, le=100)
     """A6: the equations are written for one layer, and the group uses one."""
     cross_layers: Literal["top", "all"] = "top"
     """A6 with more layers: where the cross-attention sits; the equations do not say."""
     heads: int = Field(2, ge=1)
     """A52: 2 in the group's programs, for self- and cross-attention alike."""
-    feed_width: int | None = Field(None, ge=1)
+    feed_width: int | None = Field(None, ge=1, le=65_536)
     """A7: inner width of the feed-forward network; None: D, as in the group's programs."""
     block: Literal["post", "pre", "literal"] = "post"
     """A7: post-normalisation as in the group's programs; ``literal`` is the printed form, badly scaled over K steps."""
@@ -65,7 +65,7 @@ class LCRSERConfig(ModelConfig):
     """A21: lambda_TCL of eq. 12; figure 7 sweeps it, 0 turns TCL off."""
     aggregation: Literal["target", "mean", "mean_steps", "last"] = "target"
     """A24, A25: target is eq. 8 (TRA); the means are the rows of table 3 without it."""
-    hidden: tuple[int, ...] = (200, 80)
+    hidden: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = (200, 80)
     """A26: hidden layers of the MLP of eq. 10 in the group's programs."""
     scorer: Literal["mlp", "mlp+dot", "dot"] = "mlp"
     """mlp is eq. 10; the dot product of (w_s + w_r) with e_v, ours, learns item similarity much faster."""

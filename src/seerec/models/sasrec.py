@@ -21,7 +21,7 @@ from seerec.models.layers import Attention, EncoderLayer, InputLayer, dropout, h
 class SASRecConfig(ModelConfig):
     """Settings of SASRec."""
 
-    layers: int = Field(1, ge=1)
+    layers: int = Field(1, ge=1, le=100)
     """Blocks (the paper's best is 2 on most sets; 1 is as good on short histories)."""
     heads: int = Field(2, ge=1)
     """The paper uses 1; 2 as in the group's encoders."""

@@ -4,13 +4,17 @@
 (artifacts), ``timing.jsonl``, ``result.json`` (written last), ``evaluation/`` (written by ``seerec evaluate``).
 """
 
+import fcntl
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from seerec.artifact import locate
-from seerec.atomic import remove_partials, write_json
+from seerec.atomic import named_disk_errors, remove_partials, write_json
 from seerec.errors import SeerecError
 
 
@@ -35,7 +39,7 @@ class Run:
 
     @classmethod
     def begin(cls, path: Path, facts: dict[str, Any], resume: bool) -> "Run":
-        """Start a run, or go on with one that was asked the same.
+        """Start a run in a folder of its own, or go on with one that was asked the same.
 
         Raises
         ------
@@ -44,22 +48,59 @@ class Run:
         """
         if not (path / "run.json").is_file():
             remove_partials(path)
-            if path.exists() and any(path.iterdir()):
+            if any(path.iterdir()):
                 raise SeerecError(f"{path} exists and is not a run.", "Choose another --out.")
-            path.mkdir(parents=True, exist_ok=True)
-            write_json(path / "run.json", facts)
-            return cls(path, facts)
-        run = cls.open(path)
-        if not resume:
-            raise SeerecError(f"{path} already holds a run.", "Go on with --resume, or choose another --out.")
-        for name in facts:
-            if name != "corpus" and run.facts.get(name) != json.loads(json.dumps(facts[name])):
+        elif any((path / made).exists() for made in ("checkpoints", "stage1")):
+            run = cls.open(path)
+            if not resume:
                 raise SeerecError(
-                    f"The run in {path} was started with another {name}.",
-                    "Resume with the same settings, or choose another --out.",
+                    f"{path} already holds a run.", "Go on with --resume, remove the folder, or choose another --out."
                 )
-        return run
+            asked = _leaves(json.loads(json.dumps({name: fact for name, fact in facts.items() if name != "corpus"})))
+            begun = _leaves(run.facts)
+            for name, value in asked.items():
+                if begun.get(name) != value:
+                    raise SeerecError(
+                        f"The run in {path} was started with {name} {begun.get(name)}, now {value} is asked.",
+                        "Resume with the same settings, or choose another --out.",
+                    )
+            return run
+        write_json(path / "run.json", facts)  # nothing has been learnt here, so nothing is lost
+        return cls(path, facts)
 
     def artifact(self, stage: int | None = None) -> Path:
         """The best model of a stage, by default of the last one there is. Raises SeerecError where there is none."""
         return locate(self.path, stage)
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Make the folder if need be, and hold it against every other process while the block runs.
+
+    Raises
+    ------
+    SeerecError
+        Another process trains there, or the folder cannot be made.
+    """
+    with named_disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        folder = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SeerecError(f"Another process is training in {path}.", "Wait for it, or choose another --out.") from None
+        yield
+    finally:
+        os.close(folder)  # also releases it, as does the end of a killed process
+
+
+def _leaves(facts: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested facts by dotted name, as the command line spells settings."""
+    found: dict[str, Any] = {}
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            found |= _leaves(value, {"settings": "", "config": "model."}.get(name, f"{prefix}{name}."))
+        else:
+            found[prefix + name] = value
+    return found

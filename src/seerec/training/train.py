@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch.utils import deterministic
@@ -20,6 +20,7 @@ from seerec.data.batches import EvaluationBatches, TrainingBatches
 from seerec.data.candidates import load as load_candidates
 from seerec.data.corpus import Corpus
 from seerec.data.draws import seed_of
+from seerec.device import place_of
 from seerec.errors import SeerecError
 from seerec.evaluation.metrics import per_target, summary
 from seerec.evaluation.ranking import rank_candidates
@@ -32,7 +33,7 @@ from seerec.training.loop import Stage, run_stage
 from seerec.training.optimizers import DenseAdam, LazyAdam, Optimizer
 from seerec.training.presets import resolve
 from seerec.training.reinforce import PolicyObjective
-from seerec.training.run import Run
+from seerec.training.run import Run, claimed
 
 Stages = Literal["all", "1"]
 _memory: Any = deterministic  # torch gives the module no types
@@ -81,6 +82,8 @@ def train(
     """
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
     config, training = resolve(model, preset, settings or {})
+    if stages not in get_args(Stages):
+        raise SeerecError(f"There are no stages {stages!r}.", 'Choose "all" or "1".')
     if not len(corpus.targets("train")):
         raise SeerecError(f"The corpus {corpus.path} has no training targets.", "Prepare a log with more clicks per user.")
     facts = {
@@ -95,7 +98,7 @@ def train(
         "stages": stages,
         "start": None if start is None else artifact.read_manifest(artifact.locate(start)).get("corpus_hash"),
     }
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = place_of(device)
     batch = training.batch
     vocabulary = artifact.vocabulary_of(corpus, batch.query_words)
     with _settled(place):
@@ -103,18 +106,11 @@ def train(
         built = build(model, config, vocabulary, batch.rec_length, batch.search_length)
         if start is not None:
             adopt(built, artifact.load(artifact.locate(start)), corpus)
-        run = Run.begin(Path(out), facts, resume)  # after all that may refuse the settings, so that no empty run is left
-        remove_partials(run.path)
-        if (run.path / "result.json").is_file():
-            return run
-        work = _Work(corpus, vocabulary, training, run, place, progress)
-        if isinstance(built, CountingRecommender):
-            work.count(built)
-        elif isinstance(built, NeuralRecommender):
-            work.learn(built.to(place))
-            if isinstance(built, ReasoningRecommender) and stages == "all" and training.reinforce.epochs > 0:
-                work.reinforce()
-        write_json(run.path / "result.json", work.results)
+        with claimed(Path(out)):  # after all that may refuse the settings, so that no empty folder is left
+            run = Run.begin(Path(out), facts, resume)
+            remove_partials(run.path)
+            if not (run.path / "result.json").is_file():
+                _Work(corpus, vocabulary, training, run, place, progress).do(built, stages)
     return run
 
 
@@ -148,6 +144,16 @@ class _Work:
         self.corpus, self.settings, self.run, self.device, self.progress = corpus, settings, run, device, progress
         self.validation = EvaluationBatches(corpus, settings.batch, load_candidates(corpus, "val"), settings.validation_users)
         self.results: dict[str, Any] = {}
+
+    def do(self, model: Recommender[Any], stages: Stages) -> None:
+        """All of it; ``result.json`` comes last."""
+        if isinstance(model, CountingRecommender):
+            self.count(model)
+        elif isinstance(model, NeuralRecommender):
+            self.learn(model.to(self.device))
+            if isinstance(model, ReasoningRecommender) and stages == "all" and self.settings.reinforce.epochs > 0:
+                self.reinforce()
+        write_json(self.run.path / "result.json", self.results)
 
     def count(self, model: CountingRecommender[Any]) -> None:
         """One pass of counting."""
