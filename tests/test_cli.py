@@ -319,6 +319,8 @@ def test_a_mistake_gets_two_lines_and_exit_code_1(seerec: Seerec, world: Path, t
         "recommend r --user 1 -k 0",
         "explain r",
         "doctor --no-such-flag",
+        "train c --out r --epochs 1 --set epochs=2",
+        "train c --out r --set epochs=1 --set epochs=2",
     ],
 )
 def test_wrong_usage_is_exit_code_2(seerec: Seerec, command: str) -> None:
@@ -328,7 +330,8 @@ def test_wrong_usage_is_exit_code_2(seerec: Seerec, command: str) -> None:
     assert len(err) > 10
     code, out, _ = seerec(*command.split(), "--json")
     assert code == 2
-    assert set(json.loads(out)["error"]) == {"cause", "fix"}
+    assert json.loads(out)["error"]["cause"] in err
+    assert "--help" in json.loads(out)["error"]["fix"]
 
 
 @pytest.mark.parametrize(
@@ -374,3 +377,13 @@ def test_text_in_brackets_is_printed_as_it_stands(capsys: pytest.CaptureFixture[
     out = capsys.readouterr().out
     assert all(text in out for text in ("[red]7", "[bold]Shoes[/bold] [/]", "[blue]u"))
     assert len(out.splitlines()) < 8
+
+
+def test_what_a_log_holds_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    item = {"rank": 1, "item_id": "7\n8", "title": "\x1b[31mRED", "score": 0.5}
+    found = {"user_id": "u\x07", "known": True, "ignored": ["\x1b[2J"], "items": [item]}
+    printing.show({"recommendations": [found]}, False, printing.recommendations)
+    out = capsys.readouterr().out
+    assert "RED" in out
+    assert not {"\x1b", "\x07"} & set(out)
+    assert any("7 8" in line and "RED" in line for line in out.splitlines())

@@ -30,6 +30,7 @@ from seerec.incoming import Log, People, log_of, parse, rows_of
 from seerec.models.contexts import SIDES
 from seerec.models.lcr_ser import LCRState
 from seerec.recommendations import Ranker, check_k, corpus_for
+from seerec.terminal import printable
 
 _BAR = 8  # characters of the longest bar
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -197,9 +198,9 @@ def text(explanation: dict[str, Any]) -> str:
     items, steps = explanation["items"], explanation["steps"]
     known = "" if explanation["known"] else " (not seen in training)"
     who = "a history" if explanation["user_id"] is None else f"user {explanation['user_id']}"
-    head = _table(["", f"{explanation['model']} for {_clean(who)}{known}", "item", "score"])
+    head = _table(["", f"{explanation['model']} for {printable(who)}{known}", "item", "score"])
     for item in items:
-        head.add_row(str(item["rank"] or ""), _clean(item["title"] or ""), _clean(item["item_id"]), f"{item['score']:.4f}")
+        head.add_row(str(item["rank"] or ""), printable(item["title"] or ""), printable(item["item_id"]), f"{item['score']:.4f}")
     searches = [[_when(s["timestamp"]), _quoted(s["query"]), _names(s["clicked"])] for s in explanation["searches"]]
     on_searches = [(step["recommendation_side"]["on_searches"], step["recommendation_side"]["own_steps"]) for step in steps]
     clicks = [[_when(c["timestamp"]), _names([c])] for c in explanation["clicks"]]
@@ -216,7 +217,7 @@ def text(explanation: dict[str, Any]) -> str:
         parts.append(Text("step: share of attention at that reasoning step, of the recommendation side or of the search side"))
     parts.append(Text("change: the score without this event minus the score; negative means that the event spoke for the item"))
     if explanation["ignored"]:
-        parts.append(Text(f"ignored, since training never saw them: {_clean(', '.join(explanation['ignored']))}"))
+        parts.append(Text(f"ignored, since training never saw them: {printable(', '.join(explanation['ignored']))}"))
     out = io.StringIO()
     # Without markup and emoji: a query such as "[red]" is shown as it was typed.
     Console(file=out, width=_WIDTH, color_system=None, markup=False, emoji=False, legacy_windows=False).print(Group(*parts))
@@ -265,13 +266,8 @@ def _when(timestamp: int | None) -> str:
 
 
 def _quoted(query: str) -> str:
-    return _clean(f"“{query}”" if query else "(no query)")
+    return printable(f"“{query}”" if query else "(no query)")
 
 
 def _names(items: list[dict[str, Any]]) -> str:
-    return _clean(", ".join(item["title"] or item["item_id"] for item in items))
-
-
-def _clean(content: str) -> str:
-    """Without control characters, which a log may hold and a terminal would obey."""
-    return "".join(c if c.isprintable() else " " for c in content)
+    return printable(", ".join(item["title"] or item["item_id"] for item in items))

@@ -13,6 +13,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from seerec.terminal import printable
+
 METRICS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr")
 _PIPED_WIDTH = 200  # columns where nobody's terminal says how many there are
 
@@ -118,7 +120,7 @@ def recommendations(content: dict[str, Any]) -> RenderableType:
         rows = [[str(item["rank"]), str(item["item_id"]), item["title"] or "", f"{item['score']:.4f}"] for item in found["items"]]
         parts.append(_table([f"for {who}{known}", "item", "title", "score"], rows))
         if found["ignored"]:
-            parts.append(Text(f"ignored, since training never saw them: {', '.join(found['ignored'])}"))
+            parts.append(Text(printable(f"ignored, since training never saw them: {', '.join(found['ignored'])}")))
     return Group(*parts)
 
 
@@ -183,7 +185,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_header=any(columns))
     for place, column in enumerate(columns):
         number = place > 0 and bool(rows) and all(row[place][-1:].isdigit() or not row[place] for row in rows)
-        table.add_column(Text(column), justify="right" if number else "left", overflow="fold")
+        table.add_column(Text(printable(column)), justify="right" if number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     return table
