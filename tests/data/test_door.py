@@ -1,6 +1,8 @@
 """``prepare``: the one door to a corpus."""
 
+import duckdb
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import seerec
@@ -48,6 +50,18 @@ def test_an_old_corpus_is_replaced_in_one_step(tmp_path):
         ({"source": "simulated", "options": {"users": -1}}, "users"),
         ({"source": "simulated", "options": {"colour": 1}}, "colour"),
         ({"source": "interactions", "options": {"colour": 1}}, "colour"),
+        ({"source": "simulated", "recommendations": clicks()}, "reads no table recommendations"),
+        ({"source": "interactions", "paths": ["a.csv"], "items": "items.csv"}, "reads no table items"),
+        ({"source": "simulated", "paths": ["a.csv"]}, "reads no files"),
+        ({"recommendations": clicks(), "options": {"users": 3}}, "has no options="),
+        ({"source": "simulated", "options": {"users": "x"}}, "option users = 'x' is not valid"),
+        ({"source": "simulated", "options": {"noise": None}}, "option noise = None"),
+        ({"source": "simulated", "options": ["users"]}, "options are .'users'."),
+        ({"source": "interactions", "paths": ["a.csv"], "options": {"items": 5}}, "option items = 5"),
+        ({"source": "simulated", "settings": [1]}, r"settings are \[1\]"),
+        ({"source": "simulated", "settings": {1: 2}}, "settings are"),
+        ({"recommendations": pd.concat([clicks(), clicks()[["user_id"]]], axis=1)}, "names the column user_id twice"),
+        ({"recommendations": pa.table([["u"], ["v"]], ["user_id", "User_id "])}, "names the column user_id twice"),
         ({"source": "interactions", "paths": ["missing.csv"]}, "missing.csv"),
         ({"recommendations": "missing.csv"}, "missing.csv"),
         ({"recommendations": pd.DataFrame({"user_id": ["a"]})}, "item_id"),
@@ -68,6 +82,19 @@ def test_a_failed_prepare_keeps_the_old_corpus(tmp_path):
         seerec.prepare(tmp_path / "c", recommendations=clicks(), settings={"negatives": 50})
     assert content(tmp_path / "c") == before
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Query interrupted"), duckdb.InterruptException("INTERRUPT Error")])
+def test_ctrl_c_during_a_query_is_an_interrupt_and_leaves_nothing(error, tmp_path, monkeypatch):
+    """A real signal at the right moment cannot be arranged; this is what DuckDB raises after one."""
+
+    def interrupted(*_):
+        raise error
+
+    monkeypatch.setattr("seerec.data.prepare._run_plan", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        seerec.prepare(tmp_path / "c", recommendations=clicks())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_no_corpus_is_never_replaced(tmp_path):

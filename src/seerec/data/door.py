@@ -1,12 +1,13 @@
 """``prepare``: a raw log, or tables in memory, to a corpus."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from seerec.config import DataSettings
 from seerec.data import events as contract
@@ -59,27 +60,89 @@ def prepare(
     target = Path(out)
     if target.exists() and not (target / "manifest.json").is_file() and (target.is_file() or any(target.iterdir())):
         raise SeerecError(f"{target} exists and is not a corpus.", "Choose another --out.")
+    chosen = _settings(settings)
+    tables = {"recommendations": recommendations, "searches": searches, "items": items, "users": users}
+    _refuse_foreign(source, {name: table for name, table in tables.items() if table is not None}, paths, options)
+    with _interruptible():
+        if source == "tables":
+            events = contract.from_tables(**tables)
+        else:
+            given = _options(source, options or {})
+            if source == "simulated":
+                given = {"users": 3000, "seed": 0, "announce": 0.7, "noise": 0.5} | given
+            else:
+                given["paths"] = [Path(path) for path in paths]
+            events = _READERS[source](duckdb.connect(), **given)
+        return write_corpus(events, target, chosen)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C during a query is a KeyboardInterrupt; DuckDB makes a RuntimeError of it."""
     try:
-        chosen = settings if isinstance(settings, DataSettings) else DataSettings(**(settings or {}))
+        yield
+    except (duckdb.InterruptException, RuntimeError) as error:
+        if isinstance(error, duckdb.InterruptException) or str(error) == "Query interrupted":
+            raise KeyboardInterrupt from error
+        raise
+
+
+def _settings(given: DataSettings | Mapping[str, Any] | None) -> DataSettings:
+    if isinstance(given, DataSettings):
+        return given
+    try:
+        return DataSettings(**_named_values("settings", given or {}))
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise SeerecError(
             f"The setting {name!r} is not valid: {first['msg'].lower()}.", "See `seerec prepare --help`."
         ) from error
-    if source in _READERS:
-        known = [name for name in inspect.signature(_READERS[source]).parameters if name not in ("connection", "paths")]
-        for name in options or {}:
-            if name not in known:
-                raise SeerecError(f"The source {source} has no option {name!r}.", f"Choose among: {', '.join(known)}.")
-    if source == "tables":
-        if recommendations is None:
-            raise SeerecError("There is no recommendations table.", "Give recommendations= (and searches=, items=, users=).")
-        events = contract.from_tables(recommendations=recommendations, searches=searches, items=items, users=users)
-    elif source == "simulated":
-        events = simulated.read(duckdb.connect(), **{"users": 3000, "seed": 0, "announce": 0.7, "noise": 0.5, **(options or {})})
-    elif source == "interactions":
-        events = interaction_files.read(duckdb.connect(), [Path(path) for path in paths], **(options or {}))
-    else:
+
+
+def _refuse_foreign(
+    source: str, tables: Mapping[str, Any], paths: Sequence[str | Path], options: Mapping[str, Any] | None
+) -> None:
+    """Refuse what the source would not read."""
+    if source not in SOURCES:
         raise SeerecError(f"There is no source {source!r}.", f"Choose one of: {', '.join(SOURCES)}.")
-    return write_corpus(events, target, chosen)
+    if source != "tables" and tables:
+        raise SeerecError(
+            f"The source {source} reads no table {next(iter(tables))}=.", 'Leave it out, or choose source="tables".'
+        )
+    if source == "tables" and (paths or options):
+        name = "paths=" if paths else "options="
+        raise SeerecError(f"The source tables has no {name}.", "Give recommendations= (and searches=, items=, users=).")
+    if source == "tables" and "recommendations" not in tables:
+        raise SeerecError("There is no recommendations table.", "Give recommendations= (and searches=, items=, users=).")
+    if source == "simulated" and paths:
+        raise SeerecError("The source simulated reads no files.", "Leave out paths=.")
+
+
+def _named_values(what: str, given: Any) -> dict[str, Any]:
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise SeerecError(
+            f"The {what} are {given!r}, which are no names with values.", f'Give {what}={{"seed": 1}}, for example.'
+        )
+    return dict(given)
+
+
+def _options(source: str, given: Any) -> dict[str, Any]:
+    """The options of a source, each with the type that its function names."""
+    options = _named_values("options", given)
+    known = {
+        name: parameter.annotation
+        for name, parameter in inspect.signature(_READERS[source]).parameters.items()
+        if name not in ("connection", "paths")
+    }
+    for name, value in options.items():
+        if name not in known:
+            raise SeerecError(f"The source {source} has no option {name!r}.", f"Choose among: {', '.join(known)}.")
+        try:
+            options[name] = TypeAdapter(known[name]).validate_python(value)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"].lower()
+            raise SeerecError(
+                f"The option {name} = {value!r} is not valid: {message}.", "See `seerec prepare --help`."
+            ) from error
+    return options

@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 
 from seerec.data.columns import columns_of, event_columns, id_kinds, require, side_columns
-from seerec.data.files import create_quarantine, quoted, read_file, tidy
+from seerec.data.files import create_quarantine, quoted, read_file, refuse_twice, tidy
 from seerec.errors import SeerecError
 
 TABLES = ("recommendations", "searches", "items", "users")
@@ -120,6 +120,8 @@ def _copy(connection: duckdb.DuckDBPyConnection, table: str, content: Any) -> No
     try:
         if isinstance(content, duckdb.DuckDBPyRelation):
             content = content.to_arrow_table()
+        names = getattr(content, "column_names", None) or getattr(content, "columns", [])
+        refuse_twice(f"The {table} table", tidy([str(name) for name in names]))  # before DuckDB renames one
         connection.register("given", content)
     except (duckdb.Error, TypeError) as error:
         raise SeerecError(

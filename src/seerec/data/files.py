@@ -49,11 +49,16 @@ def header(path: Path) -> list[str]:
     """
     names = _parquet_names(path) if _is_parquet(path) else next(csv.reader([_first_line(path)], delimiter=_sniff(path)))
     names = tidy(names)
+    refuse_twice(str(path), names)
+    return names
+
+
+def refuse_twice(table: str, names: Sequence[str]) -> None:
+    """Refuse a table that names a column twice, which could mean either."""
     lowered = [name.lower() for name in names]
     twice = [name for name in names if lowered.count(name.lower()) > 1]
     if twice:
-        raise SeerecError(f"{path} names the column {twice[0]} twice.", "Rename or drop one of the two columns.")
-    return names
+        raise SeerecError(f"{table} names the column {twice[0]} twice.", "Rename or drop one of the two columns.")
 
 
 def read_file(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> None:
