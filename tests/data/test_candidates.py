@@ -1,5 +1,6 @@
 """Candidate sets: who may be a negative, with which probability, and where the positive stands."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def test_exactly_enough_items_are_all_drawn(tmp_path: Path) -> None:
     tight = left.index(min(left))
     forbidden = history(c, int(drawn.target[tight])) | {int(c.rec_item[drawn.target[tight]])}
     assert set(drawn.negative[tight].tolist()) == set(range(2, 40)) - forbidden
-    with pytest.raises(SeerecError, match=rf"needs {min(left) + 1} negatives and only {min(left)}.*--negatives"):
+    with pytest.raises(SeerecError, match=rf"needs {min(left) + 1} negatives and only \d+ of its 38 items"):
         candidates.draw(c, "test", DataSettings(negatives=min(left) + 1))
 
 
@@ -147,6 +148,27 @@ def test_save_and_load(tmp_path: Path) -> None:
         assert np.array_equal(getattr(again, name), getattr(drawn, name))
     with pytest.raises(SeerecError, match="no candidates for the split val"):
         candidates.load(Corpus(tmp_path, {"candidates": {}}), "val")
+
+
+@pytest.mark.parametrize("repeats", ["drop", "keep"])
+@pytest.mark.parametrize("negatives", [40, 70, 99])
+def test_a_pool_that_is_too_small_names_the_number_that_works(negatives: int, repeats: Any, tmp_path: Path) -> None:
+    c = corpus(tmp_path, 60, 45 if negatives == 40 else 80)
+    with pytest.raises(SeerecError, match="pool is too small") as error:
+        candidates.draw(c, "val", DataSettings(negatives=negatives + 10 * (repeats == "keep"), repeats=repeats))
+    found = re.search(r"--negatives (\d+)", error.value.fix)
+    assert found is not None
+    fewest = int(found[1])
+    assert f"only {fewest} of its" in error.value.cause
+    for split in ("val", "test"):
+        candidates.draw(c, split, DataSettings(negatives=fewest, repeats=repeats))
+    refusals = 0
+    for split in ("val", "test"):
+        try:
+            candidates.draw(c, split, DataSettings(negatives=fewest + 1, repeats=repeats))
+        except SeerecError:
+            refusals += 1
+    assert refusals
 
 
 def test_many_negatives_need_a_wider_column(tmp_path: Path) -> None:

@@ -84,12 +84,12 @@ def test_a_failed_prepare_keeps_the_old_corpus(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("Query interrupted"), duckdb.InterruptException("INTERRUPT Error")])
-def test_ctrl_c_during_a_query_is_an_interrupt_and_leaves_nothing(error, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", [RuntimeError, duckdb.InterruptException])
+def test_ctrl_c_during_a_query_is_an_interrupt_and_leaves_nothing(kind, tmp_path, monkeypatch):
     """A real signal at the right moment cannot be arranged; this is what DuckDB raises after one."""
 
     def interrupted(*_):
-        raise error
+        raise kind("Query interrupted")
 
     monkeypatch.setattr("seerec.data.prepare._run_plan", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -115,8 +115,18 @@ class _Exclusions:
             self._row = row
             self._rec_end = corpus.rec_offset[row] + corpus.rec_seen[target]
             self._click_end = corpus.click_offset[corpus.search_offset[row] + corpus.rec_search_seen[target]]
+            self._most = corpus.rec_seen[target] + self._click_end - corpus.click_offset[corpus.search_offset[row]]
             self._rec = _Clicked(corpus.rec_row, corpus.rec_item, corpus.items)
             self._click = _Clicked(click_row, corpus.click_item, corpus.items)
+
+    def fewest_left(self, pool: NDArray[np.int64], wanted: int) -> int:
+        """How many items of ``pool`` the target with the most exclusions may be given, where that is below ``wanted``."""
+        place = np.arange(len(self._positive))
+        if self._history:
+            place = place[len(pool) - 1 - self._most < wanted]  # the others have enough, whatever they saw
+        step = max(1, _CELLS // max(len(pool), 1))
+        parts = (place[first : first + step] for first in range(0, len(place), step))
+        return min((int((~self(part[:, None], pool)).sum(1).min()) for part in parts), default=len(pool))
 
     def __call__(self, place: NDArray[np.int64], item: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether ``item`` is excluded for the targets number ``place``; the two broadcast together."""
@@ -153,18 +163,24 @@ def _fill(
     time[row, np.searchsorted(pool, chosen[row, column])] = np.inf
     order = np.argsort(time, axis=1, kind="stable")[:, :wanted]
     left = (chosen >= 0).sum(1)
-    short = np.isfinite(time).sum(1) + left < wanted
-    if short.any():
-        raise _too_small(wanted, int((np.isfinite(time).sum(1) + left)[short][0]))
+    if (np.isfinite(time).sum(1) + left < wanted).any():
+        raise _PoolTooSmallError
     row, column = np.nonzero(chosen < 0)
     chosen[row, column] = pool[order[row, column - left[row]]]
 
 
-def _too_small(wanted: int, found: int) -> SeerecError:
+class _PoolTooSmallError(Exception):
+    """Some target has fewer items left than negatives are wanted."""
+
+
+def _too_small(corpus: Corpus, settings: DataSettings, pool: NDArray[np.int64]) -> SeerecError:
+    """The error that names how many negatives every target of both splits can have."""
+    target = np.concatenate([corpus.targets("val"), corpus.targets("test")])
+    left = _Exclusions(corpus, target, settings.repeats).fewest_left(pool, settings.negatives)
     return SeerecError(
-        f"The candidate pool is too small: a target needs {wanted} negatives and only {max(found, 0)} items are left "
-        "after its positive and its own history.",
-        "Lower `--negatives`, or give a log with more items.",
+        f"The candidate pool is too small: a target needs {settings.negatives} negatives and only {left} of its {len(pool)} "
+        "items are left after its positive and its own history.",
+        f"Choose `--negatives {left}`, or give a log with more items." if left else "Give a log with more items.",
     )
 
 
@@ -183,7 +199,7 @@ def draw(corpus: Corpus, split: str, settings: DataSettings) -> CandidateSet:
     weight = np.ones_like(count) if uniform else count
     pool = np.flatnonzero(corpus.item_pool & (weight > 0))
     if len(pool) < wanted:
-        raise _too_small(wanted, len(pool))
+        raise _too_small(corpus, settings, pool)
     weight = weight[pool]
     upto = np.cumsum(weight)
     excluded = _Exclusions(corpus, target, settings.repeats)
@@ -209,7 +225,10 @@ def draw(corpus: Corpus, split: str, settings: DataSettings) -> CandidateSet:
         for first in range(0, len(still_open), step):
             rows = still_open[first : first + step]
             filled = chosen[rows]
-            _fill(filled, place[rows], excluded, pool, weight, generator)
+            try:
+                _fill(filled, place[rows], excluded, pool, weight, generator)
+            except _PoolTooSmallError:
+                raise _too_small(corpus, settings, pool) from None
             chosen[rows] = filled
         negative[start : start + len(place)] = chosen
     at = generator.integers(0, wanted + 1, len(target)).astype(np.min_scalar_type(wanted))
