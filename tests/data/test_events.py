@@ -272,6 +272,43 @@ def test_missing_columns_are_named_with_the_fix(columns: dict[str, int], cause: 
     assert fix in error.value.fix
 
 
+@pytest.mark.parametrize(("first", "last"), [(500_000_000, 1_700_000_000), (1_700_000_000, 10_000_000_000)])
+def test_seconds_are_not_taken_for_milliseconds(first: Any, last: Any) -> None:
+    for kind in (int, float, str):
+        with pytest.raises(SeerecError, match="look like seconds") as error:
+            from_tables(recommendations=frame({**GOOD, "timestamp": kind(first)}, {**GOOD, "timestamp": kind(last)}))
+        assert "1000" in error.value.fix
+    from_tables(recommendations=frame({**GOOD, "timestamp": 1000}, {**GOOD, "timestamp": last}))
+    from_tables(recommendations=frame({**GOOD, "timestamp": first}, {**GOOD, "timestamp": 10**12}))
+
+
+def test_dates_of_early_1970_and_positions_are_times() -> None:
+    day = pd.Timestamp("1970-01-10", tz="UTC")
+    from_tables(recommendations=pd.DataFrame([{**GOOD, "timestamp": day}]))
+    from_tables(recommendations=frame({**GOOD, "timestamp": 1000}, {**GOOD, "timestamp": 499_999_000}))
+
+
+def test_an_id_with_a_nul_byte_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([GOOD, {**GOOD, "user_id": "a\0b"}, {**GOOD, "item_id": "\0"}]), tmp_path / "log.parquet")
+    items = frame({"item_id": "a\0b"}, {"item_id": "i"})
+    users = frame({"user_id": "a\0b"}, {"user_id": "i"})
+    searches = frame(GOOD_SEARCH, {**GOOD_SEARCH, "search_id": "t", "item_id": "a\0"})
+    events = from_tables(recommendations=tmp_path / "log.parquet", searches=searches, items=items, users=users)
+    assert sorted(refused(events)) == [
+        ("items", 1, "id_not_text"), ("recommendations", 2, "id_not_text"), ("recommendations", 3, "id_not_text"),
+        ("searches", 2, "id_not_text"), ("users", 1, "id_not_text"),
+    ]  # fmt: skip
+
+
+def test_utf_16_is_named_with_its_conversion(tmp_path: Path) -> None:
+    text = "user_id,item_id,timestamp\n1,2,3\n"
+    for encoding, name in (("utf-16", "UTF-16 "), ("utf-16-le", "UTF-16LE "), ("utf-16-be", "UTF-16BE ")):
+        (tmp_path / "log.csv").write_bytes(text.encode(encoding))
+        with pytest.raises(SeerecError, match="not UTF-8 text") as error:
+            from_tables(recommendations=tmp_path / "log.csv")
+        assert f"iconv -f {name}-t UTF-8" in error.value.fix
+
+
 def test_a_log_without_any_good_row_says_why() -> None:
     with pytest.raises(
         SeerecError, match="None of 2 recommendation rows is acceptable; 2 are time_not_a_number, the first on line 1"

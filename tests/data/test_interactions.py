@@ -143,6 +143,30 @@ def test_two_logs_in_a_folder_are_listed_and_a_choice_is_offered(tmp_path: Path)
     assert plain(tmp_path).source["files"] == ["ratings.csv", "movies.csv"]  # links.csv has no title
 
 
+def test_a_column_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    folder(tmp_path, log__csv=f"user,item,ts\nu,a,{SECOND}\n", items__csv=ITEMS)
+    for options, flag in (({"user_column": "zzz"}, "--user-column"), ({"item_column": "zzz"}, "--item-column")):
+        with pytest.raises(SeerecError, match=r"has no column zzz \(found in .*log.csv: user, item, ts") as error:
+            plain(tmp_path, **options)
+        assert flag in error.value.fix
+
+
+def test_refused_times_are_shown_as_they_stand(tmp_path: Path) -> None:
+    folder(tmp_path, log__csv=f"user,item,ts\nu,a,{SECOND}\nu,b,-5\n", items__csv=ITEMS)
+    shown = plain(tmp_path).connection.execute("SELECT reason, content FROM quarantine").fetchall()
+    assert [reason for reason, _ in shown] == ["time_out_of_range"]
+    assert "-5" in shown[0][1]
+    assert "-5000" not in shown[0][1]
+
+
+def test_dates_in_another_order_are_refused_with_what_may_be_given(tmp_path: Path) -> None:
+    folder(tmp_path, log__csv="user,item,date\nu,a,31/12/2020\n", items__csv=ITEMS)
+    with pytest.raises(SeerecError, match="time_not_a_number") as error:
+        plain(tmp_path)
+    assert "seconds" in error.value.fix
+    assert "2023-05-22" in error.value.fix
+
+
 def test_a_wrong_folder_is_a_sentence(tmp_path: Path) -> None:
     log = f"user,item,ts\nu,a,{SECOND}\n"
     with pytest.raises(SeerecError, match=r"holds no interaction log.*no tables"):

@@ -420,6 +420,7 @@ def test_manifest(tmp_path: Path) -> None:
         (simple(), {"split": "chronological", "val_start": "soon"}, "no date"),
         (simple(), {"val_start": "2020-01-01"}, "chronological"),
         (simple(), {"negatives": 99}, "pool is too small"),
+        (simple(), {"min_item_clicks": 99}, r"none is left \(\d+ on items below min_item_clicks = 99\).*Lower the setting"),
     ],
 )
 def test_errors_leave_nothing(log: Rows, settings: dict[str, Any], cause: str, tmp_path: Path) -> None:

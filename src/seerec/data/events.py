@@ -3,7 +3,8 @@
 A source leaves raw tables of any column types in a DuckDB connection; `check` makes from them ``recommendations``,
 ``searches``, ``items``, ``users`` and ``quarantine``. Accepted + quarantined = read, per table, always.
 
-Reasons: ``malformed_line``, ``user_missing``, ``item_missing``, ``time_missing``, ``time_not_a_number``,
+Reasons: ``malformed_line``, ``user_missing``, ``item_missing``, ``id_not_text`` (holds a NUL byte), ``time_missing``,
+``time_not_a_number``,
 ``time_not_whole``, ``time_out_of_range`` (before 1970 or from 2100 on), ``clicked_unreadable``, ``duplicate``,
 ``search_empty`` (no word and no click), ``search_inconsistent`` (differs from the first row of its search in time or
 query), ``item_duplicate``, ``user_duplicate``. A row has the first reason that applies.
@@ -21,6 +22,7 @@ from seerec.errors import SeerecError
 
 TABLES = ("recommendations", "searches", "items", "users")
 YEAR_2100 = 4_102_444_800_000
+_SECONDS = (500_000_000, 10_000_000_000)
 _EVENT_TABLES = {
     "recommendations": "line, user_id, item_id, timestamp, clicked, request_id, announced",
     "searches": "line, user_id, search_id, timestamp, query, item_id, relevant",
@@ -31,13 +33,15 @@ _TIME = f"""
 _CHECKS = {
     "recommendations": f"""
     WHEN user_id IS NULL THEN 'user_missing'
-    WHEN item_id IS NULL THEN 'item_missing' {_TIME}
+    WHEN item_id IS NULL THEN 'item_missing'
+    WHEN contains(user_id || item_id, chr(0)) THEN 'id_not_text' {_TIME}
     WHEN clicked IS NULL THEN 'clicked_unreadable'""",
     "searches": f"""
-    WHEN user_id IS NULL THEN 'user_missing' {_TIME}
+    WHEN user_id IS NULL THEN 'user_missing'
+    WHEN contains(user_id || coalesce(item_id, ''), chr(0)) THEN 'id_not_text' {_TIME}
     WHEN item_id IS NULL AND NOT coalesce(regexp_matches(query, '[\\p{{L}}\\p{{N}}]'), false) THEN 'search_empty'""",
-    "items": "WHEN item_id IS NULL THEN 'item_missing'",
-    "users": "WHEN user_id IS NULL THEN 'user_missing'",
+    "items": "WHEN item_id IS NULL THEN 'item_missing' WHEN contains(item_id, chr(0)) THEN 'id_not_text'",
+    "users": "WHEN user_id IS NULL THEN 'user_missing' WHEN contains(user_id, chr(0)) THEN 'id_not_text'",
 }
 _REPEATS = {
     "recommendations": ("duplicate", "user_id, item_id, timestamp, request_id"),
@@ -88,7 +92,7 @@ def check(connection: duckdb.DuckDBPyConnection, source: dict[str, Any]) -> Even
         counts |= _sort_rows(connection, table, rows)
         _drop(connection, f"raw_{table}")
     if not counts["recommendations_accepted"]:
-        raise _nothing_accepted(connection, counts["recommendations_read"])
+        raise _nothing_accepted(connection, counts["recommendations_read"], source)
     return Events(connection, source, counts)
 
 
@@ -113,7 +117,26 @@ def from_tables(*, recommendations: Any, searches: Any = None, items: Any = None
         elif content is not None:
             kinds[table] = type(content).__module__.split(".")[0].strip("_")
             _copy(connection, table, content)
-    return check(connection, {"name": "tables", "tables": kinds})
+    numeric = _numbers_as_times(connection)
+    events = check(connection, {"name": "tables", "tables": kinds})
+    if numeric:
+        _refuse_seconds(connection)
+    return events
+
+
+def _numbers_as_times(connection: duckdb.DuckDBPyConnection) -> bool:
+    kinds = {name.lower(): kind for name, kind in columns_of(connection, "raw_recommendations").items()}
+    return not kinds.get("timestamp", "").startswith(("TIMESTAMP", "DATE"))
+
+
+def _refuse_seconds(connection: duckdb.DuckDBPyConnection) -> None:
+    """Refuse a log that lies in early 1970 as milliseconds, and between 1985 and 2286 as seconds."""
+    row = connection.execute("SELECT min(timestamp), max(timestamp) FROM recommendations").fetchone()
+    if row is not None and row[0] >= _SECONDS[0] and row[1] <= _SECONDS[1]:
+        raise SeerecError(
+            f"The timestamps of the recommendations table look like seconds ({row[0]} to {row[1]}).",
+            "Multiply them by 1000, since they are milliseconds, or give ISO dates; likewise in the searches table.",
+        )
 
 
 def _copy(connection: duckdb.DuckDBPyConnection, table: str, content: Any) -> None:
@@ -174,7 +197,9 @@ def _drop(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     connection.execute(f"DROP {'VIEW' if view and view[0] else 'TABLE'} IF EXISTS {name}")
 
 
-def _nothing_accepted(connection: duckdb.DuckDBPyConnection, read: int) -> SeerecError:
+def _nothing_accepted(connection: duckdb.DuckDBPyConnection, read: int, source: dict[str, Any]) -> SeerecError:
+    scaled = source.get("name") == "interactions"
+    numbers = "seconds, milliseconds, microseconds or nanoseconds" if scaled else "whole milliseconds"
     row = connection.execute("""
         SELECT reason, count(*), min(line), min_by(content, line) FROM quarantine
         WHERE table_name = 'recommendations' GROUP BY reason ORDER BY count(*) DESC, reason LIMIT 1""").fetchone()
@@ -183,5 +208,6 @@ def _nothing_accepted(connection: duckdb.DuckDBPyConnection, read: int) -> Seere
     return SeerecError(
         f"None of {read} recommendation rows is acceptable; {row[1]} are {row[0]}, the first on line {row[2]}: "
         f"{str(row[3])[:200]}.",
-        "Check that the columns hold what their names say (timestamps: whole milliseconds since 1970, UTC).",
+        "Check that the columns hold what their names say "
+        f"(timestamps: {numbers} since 1970, UTC, or ISO dates such as 2023-05-22T18:30:00).",
     )

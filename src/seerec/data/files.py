@@ -3,6 +3,7 @@
 A row that cannot be split into the header's columns goes to ``quarantine`` with the reason ``malformed_line``.
 """
 
+import codecs
 import csv
 import glob
 import gzip
@@ -80,7 +81,9 @@ def read_file(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> N
         _read_parquet(connection, path, name, names)
     else:
         _read_text(connection, path, name, names)
-    (rows,) = connection.execute(f"SELECT count(*) FROM {quoted(name)}").fetchone() or (0,)
+    ((rows,),) = connection.execute(
+        f"SELECT count(*) FROM {quoted(name)}"
+    ).fetchall()  # an open result would block the next table
     if not rows:
         raise SeerecError(f"{path} has a header but no readable rows.", "Check that the whole file was copied.")
 
@@ -108,6 +111,12 @@ def _first_line(path: Path) -> str:
         raise SeerecError(f"Cannot read {path}: {error}.", "Check that the whole file was copied.") from error
     if not line.strip():
         raise SeerecError(f"{path} does not start with a header line.", "Put the column names on the first line.")
+    wide = line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if wide or line.count(b"\0") >= len(line) // 3 > 0:
+        encoding = "UTF-16" if wide else "UTF-16LE" if line[1:2] == b"\0" else "UTF-16BE"
+        raise SeerecError(
+            f"{path} is {encoding}, not UTF-8 text.", f"Save it as UTF-8, for example with `iconv -f {encoding} -t UTF-8`."
+        )
     try:
         decoded = line.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:

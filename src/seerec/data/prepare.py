@@ -240,6 +240,8 @@ def _count_targets(connection: duckdb.DuckDBPyConnection, rec: Columns, settings
         counts[f"targets_{split}"] = int(fate[0])
         counts |= {f"targets_{split}_{name}": number for name, number in found.items() if part != TRAIN or number}
         if not fate[0]:
+            if part == TRAIN:
+                found["on_items_below_min_item_clicks"] = clicks - int(fate.sum())
             raise no_targets(split, clicks, found, settings, bounds)
     return counts
 

@@ -76,10 +76,17 @@ def no_targets(
 ) -> SeerecError:
     """The error of a split without targets, from its ``clicks`` and what became of them."""
     if clicks:
-        reasons = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in found.items() if number)
+        reasons = ", ".join(
+            f"{number} {name.replace('_', ' ').replace('min item clicks', f'min_item_clicks = {settings.min_item_clicks}')}"
+            for name, number in found.items()
+            if number
+        )
+        strict = settings.min_item_clicks > 1
         return SeerecError(
             f"The {split} split has no targets: of its {clicks} clicks none is left ({reasons}).",
-            "Give a longer log, or try `--repeats keep`.",
+            "Lower the setting `min_item_clicks`, or give a longer log."
+            if strict
+            else "Give a longer log, or try `--repeats keep`.",
         )
     if settings.split == "leave-one-out":
         return SeerecError(

@@ -106,6 +106,10 @@ def _choose(paths: list[Path], items: Path | None, user_column: str | None, item
     place = ", ".join(str(path) for path in paths)
     if not logs:
         seen = "; ".join(f"{file.name}: {', '.join(_header(file, alone=False))}" for file in files[:5])
+        headers = {name for file in files for name in _header(file, alone=False)}
+        for flag, given in (("--user-column", user_column), ("--item-column", item_column)):
+            if given and given not in headers:
+                raise SeerecError(f"{place} has no column {given} (found in {seen or 'no tables'}).", f"Choose one with {flag}.")
         raise SeerecError(
             f"{place} holds no interaction log: no table has a user and an item column ({seen or 'no tables'}).",
             "Name the columns user_id and item_id (or a list such as item_id_list), or give --user-column, --item-column.",
@@ -168,7 +172,8 @@ def _rows(connection: duckdb.DuckDBPyConnection, columns: dict[str, str], user: 
             if row is not None and row[0] is not None:
                 clock, factor = next((unit, factor) for bound, unit, factor in _UNITS if row[0] < bound)
                 scaled = f"round({number} {factor})::VARCHAR" if factor else f"{value}::VARCHAR"
-                value = f"CASE WHEN isfinite({number}) THEN {scaled} ELSE {value}::VARCHAR END"
+                sound = f"isfinite({number}) AND {number} >= 0"  # a refused row shows what the file says
+                value = f"CASE WHEN {sound} THEN {scaled} ELSE {value}::VARCHAR END"
     connection.execute(
         f"CREATE TABLE raw_recommendations AS SELECT line, {quoted(user)} AS user_id, {quoted(item)} AS item_id, "
         f"{value} AS timestamp FROM raw_log ORDER BY line"
