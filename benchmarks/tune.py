@@ -24,7 +24,7 @@ TRIALS: dict[str, dict[str, Any]] = {
     "slow, dropout .3": {**SLOW, "model.dropout": 0.3},
     "fast, softmax": {**FAST, "model.loss": "softmax"},
 }
-EPOCHS = {"sasrec": 20, "lcr-ser": 10}
+EPOCHS = {"sasrec": 15, "lcr-ser": 10}
 
 
 def curve(run: Path) -> list[float]:

@@ -66,11 +66,12 @@ def corpus(content: dict[str, Any]) -> RenderableType:
     rows = [
         [label, f"{counts[name]:,}"]
         for label, name in (
-            ("users", "users"), ("items", "items"), ("words", "words"), ("recommendation clicks", "recommendation_clicks"),
+            ("users", "users"), ("items", "items"), ("items the items file does not describe", "items_without_description"),
+            ("words", "words"), ("recommendation clicks", "recommendation_clicks"),
             ("searches", "searches"), ("clicks in searches", "search_clicks"), ("training targets", "targets_train"),
             ("validation targets", "targets_val"), ("test targets", "targets_test"),
         )
-        if name in counts
+        if name in counts and (counts[name] or name != "items_without_description")
     ]  # fmt: skip
     parts = [_table([content["corpus"], ""], rows)]
     refused = [
