@@ -117,9 +117,7 @@ def train(
     pairs: Pairs = None,
     stages: Annotated[Literal["all", "1"], typer.Option(help="1 leaves out stage 2 of a model that reasons.")] = "all",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run; the result is the same.")] = False,
-    start: Annotated[
-        Path | None, typer.Option("--from", metavar="RUN", help="A run or one of its models to go on from.")
-    ] = None,
+    start: Annotated[Path | None, typer.Option("--from", metavar="RUN", help="A run or one of its models to go on from.")] = None,
     device: Annotated[Literal["cpu", "cuda"] | None, typer.Option(show_default="a GPU where there is one")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -66,7 +66,7 @@ def corpus(content: dict[str, Any]) -> RenderableType:
     rows = [
         [label, f"{counts[name]:,}"]
         for label, name in (
-            ("users", "users"), ("items", "items"), ("items the items file does not describe", "items_without_description"),
+            ("users", "users"), ("items", "items"), ("items without a description", "items_without_description"),
             ("words", "words"), ("recommendation clicks", "recommendation_clicks"),
             ("searches", "searches"), ("clicks in searches", "search_clicks"), ("training targets", "targets_train"),
             ("validation targets", "targets_val"), ("test targets", "targets_test"),
