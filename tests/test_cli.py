@@ -118,9 +118,11 @@ def test_prepare_counts(seerec: Seerec, tmp_path: Path) -> None:
     found = parsed(seerec("prepare", "simulated", "--users", 30, "--negatives", 9, "--out", tmp_path / "c", "--json"))
     assert found["counts"]["users"] == 30
     assert found["counts"]["targets_test"] > 0
+    assert found["replaced"] is False
     code, out, _ = seerec("prepare", "simulated", "--users", 30, "--negatives", 9, "--out", tmp_path / "c")
     assert code == 0
     assert "test targets" in out
+    assert "replaces the corpus" in out
 
 
 def test_prepare_names_refused_rows_by_reason(seerec: Seerec, tmp_path: Path) -> None:

@@ -86,7 +86,8 @@ def prepare(
     """Prepare a log as a corpus.
 
     SOURCE is interactions (clicks without searches, which are constructed), simulated (a marketplace whose truth is
-    known; no PATH), or tables (PATH is the recommendations table).
+    known; no PATH), or tables (PATH is the recommendations table). A corpus that is already there is replaced when the new
+    one is complete; runs trained on it keep their models, but cannot be evaluated on the new one.
     """
     flags = {
         "items": items, "searches_file": searches_file, "users_file": users_file, "user_column": user_column,
@@ -100,10 +101,11 @@ def prepare(
     )  # fmt: skip
     from seerec.data.door import prepare as write
 
+    replaced = (out / "manifest.json").is_file()
     with printing.waiting("preparing", quiet=as_json):
         corpus = write(out, source=source, settings=chosen, **options)
     document = {name: corpus.manifest[name] for name in ("content_hash", "counts", "quarantined", "bounds")}
-    printing.show({"corpus": str(out), **document}, as_json, printing.corpus)
+    printing.show({"corpus": str(out), "replaced": replaced, **document}, as_json, printing.corpus)
 
 
 @app.command(epilog="Example: seerec train corpus --model lcr-ser --out runs/lcr-ser")

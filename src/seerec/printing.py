@@ -73,7 +73,8 @@ def corpus(content: dict[str, Any]) -> RenderableType:
         )
         if name in counts and (counts[name] or name != "items_without_description")
     ]  # fmt: skip
-    parts = [_table([content["corpus"], ""], rows)]
+    title = f"{content['corpus']} (replaces the corpus that was there)" if content["replaced"] else content["corpus"]
+    parts = [_table([title, ""], rows)]
     refused = [
         [table, reason, f"{number:,}"] for table, reasons in content["quarantined"].items() for reason, number in reasons.items()
     ]
