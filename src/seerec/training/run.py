@@ -90,6 +90,8 @@ def claimed(path: Path) -> Iterator[None]:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SeerecError(f"Another process is training in {path}.", "Wait for it, or choose another --out.") from None
+        except OSError:
+            pass  # a file system without locks
         yield
     finally:
         os.close(folder)  # also releases it, as does the end of a killed process
