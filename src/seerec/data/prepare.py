@@ -4,6 +4,7 @@ Total order of events: user id text, time in ms, then ``line``. Equal tables wit
 whatever order their rows arrive. Users, items, words and categories are fitted on the training split.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -68,7 +69,7 @@ def write_corpus(events: Events, out: Path, settings: DataSettings) -> Corpus:
             }
             | parameters,
         )
-    return Corpus.open(out)
+    return Corpus(out, json.loads((out / "manifest.json").read_text()))  # `open` would hash again what was hashed here
 
 
 def _refuse_foreign(out: Path) -> None:

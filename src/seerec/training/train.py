@@ -117,14 +117,14 @@ def train(
 @contextmanager
 def _settled(place: torch.device) -> Iterator[None]:
     """Deterministic on a CPU, with gradients; what the caller had set in torch, and its random state, come back."""
-    deterministic, fill = torch.are_deterministic_algorithms_enabled(), _memory.fill_uninitialized_memory
+    strict, fill = torch.are_deterministic_algorithms_enabled(), _memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(place.type == "cpu")
     _memory.fill_uninitialized_memory = False  # nothing here reads memory it has not written
     try:
         with torch.random.fork_rng([place] if place.type == "cuda" else []), torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
-        torch.use_deterministic_algorithms(deterministic)
+        torch.use_deterministic_algorithms(strict)
         _memory.fill_uninitialized_memory = fill
 
 
