@@ -16,6 +16,7 @@ from tests.models.synthetic import (
     WORDS,
     R,
     S,
+    as_search,
     batch,
     extend,
     left_padded,
@@ -73,7 +74,8 @@ class ModelConformance:
         return batch(**changes) if self.model().packs else batch(**{"targets": 1, **changes})
 
     def names(self, prefix):
-        return {what for key, what in EXCEPTIONS if key == self.key and what.startswith(prefix)}
+        """What the exceptions of this model with this prefix name."""
+        return {what.removeprefix(prefix) for key, what in EXCEPTIONS if key == self.key and what.startswith(prefix)}
 
     # what a score may depend on ------------------------------------------------------------------------------------------
 
@@ -101,6 +103,18 @@ class ModelConformance:
         model, b = self.model(), self.batch()
         other = b.with_(positive=(b.positive + 1) % b.candidates.shape[2], key=b.key + 1)
         assert torch.equal(scores(model, b), scores(model, other))
+
+    def test_the_query_of_a_target_counts_for_searches_alone(self):
+        """Rows of both tasks in one batch: a search row reads its query if the model declares searches."""
+        model, b = self.model(), self.batch()
+        rows = torch.arange(len(b.user)) % 2
+        mixed = as_search(b).with_(task=rows)
+        other = mixed.with_(target_query=other_ids(mixed.target_query, WORDS))
+        found, changed = scores(model, mixed), scores(model, other)
+        assert found.isfinite().all()
+        assert torch.equal(found[rows == 0], changed[rows == 0])
+        assert torch.equal(found[rows == 1], changed[rows == 1]) != model.searches
+        torch.testing.assert_close(found[rows == 0], scores(model, b)[rows == 0], atol=1e-10, rtol=1e-10)
 
     def test_sees_only_the_events_before_each_target(self):
         model, b = self.model(), self.batch()
@@ -181,10 +195,15 @@ class ModelConformance:
             fresh.restore({**saved, "stranger": torch.zeros(1)})
 
     def test_every_parameter_gets_a_gradient(self):
+        """From the two objectives and the tasks together; both objectives are finite."""
         if not self.trainable:
             pytest.skip("counts")
         model, b = self.model(), self.batch()
-        torch.stack([*model.objective(b, model.encode(b)).values()]).sum().backward()
+        for kind in ("group", "original"):
+            for x in [b, as_search(b)] if model.searches else [b]:
+                terms = model.objective(x, model.encode(x), kind)
+                assert all(term.dim() == 0 and term.isfinite() for term in terms.values())
+                torch.stack([*terms.values()]).sum().backward()
         exempt = [what for key, what in EXCEPTIONS if key == self.key]
         without = [
             name
@@ -201,8 +220,12 @@ class ModelConformance:
                          rec_seen=torch.cat([b.rec_seen, 0 * b.rec_seen], 1), target_time=torch.cat([b.target_time] * 2, 1),
                          search_seen=torch.cat([b.search_seen, 0 * b.search_seen], 1),
                          target_query=torch.cat([b.target_query] * 2, 1)).check()  # fmt: skip
-        for name, value in model.objective(b, model.encode(b)).items():
-            torch.testing.assert_close(model.objective(padded, model.encode(padded))[name], value)
+        found, same = ({}, {})
+        for x, terms in ((b, found), (padded, same)):
+            torch.manual_seed(0)
+            terms |= model.objective(x, model.encode(x))
+        for name in found.keys() - self.names("padding: "):
+            torch.testing.assert_close(same[name], found[name])
 
     def trained(self, b, updates, rate=0.015, dropout=0.0):
         torch.manual_seed(1)
@@ -210,12 +233,15 @@ class ModelConformance:
         config = kind.Config(**{"width": 16, "dropout": dropout, "embedding_std": 0.3, **self.settings})
         model = build(self.key, config, vocabulary(users=65), R + ROOM, S + ROOM)
         optimizer = LazyAdam(model, 0.0)
+        if model.learns_transitions:
+            model.observe(b)
         for step in range(updates):
             torch.manual_seed(step)
             model.train()
-            model.inputs.open(b)
+            x = model.augment(b)
+            model.inputs.open(x)
             optimizer.zero_grad()
-            torch.stack([*model.objective(b, model.encode(b)).values()]).sum().backward()
+            torch.stack([*model.objective(x, model.encode(x)).values()]).sum().backward()
             optimizer.step(rate)
             model.inputs.close()
         return model.eval()

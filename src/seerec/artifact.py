@@ -26,7 +26,7 @@ from seerec.data.corpus import FIRST_ID, Corpus
 from seerec.data.text import Tokeniser
 from seerec.errors import SeerecError
 from seerec.models.base import NeuralRecommender, Recommender, Vocabulary
-from seerec.models.layers import InputLayer
+from seerec.models.inputs import InputLayer
 from seerec.models.registry import build, model_class
 
 FORMAT = 1

@@ -44,10 +44,13 @@ def batch(rows=7, targets=3, candidates=6, seed=0):
     click = draw(ITEMS, rows, S, 2, low=1) * searched[..., None]
     query = draw(WORDS, rows, S, 3, low=1) * searched[..., None]
     click[:, 1], query[:, 2, 1:], query[-1, 0] = 0, 0, 0  # no click; one word; no query
-    rec_seen = (draw(R + 1, rows, targets) % (rec_count[:, None] + 1)).sort(1).values
-    search_seen = (draw(S + 1, rows, targets) % (search_count[:, None] + 1)).sort(1).values
-    rec_seen[:, -1], search_seen[:, -1] = rec_count, search_count
-    rec_seen[-1, 0] = search_seen[-1, 0] = 0
+    # Distinct instants, so that what a target sees is what happened before one moment.
+    moment = torch.stack([torch.randperm(R + S, generator=g) for _ in range(rows)]) * 10
+    rec_time, search_time = moment[:, :R].sort(1).values, moment[:, R:].sort(1).values
+    cut = (draw(R + S + 1, rows, targets) * 10 - 5).sort(1).values
+    cut[:, -1], cut[-1, 0] = 1000, -5
+    rec_seen = ((rec_time[:, None] < cut[..., None]) & (torch.arange(R) < rec_count[:, None])[:, None]).sum(2)
+    search_seen = ((search_time[:, None] < cut[..., None]) & searched[:, None]).sum(2)
     items = torch.stack([torch.randperm(ITEMS - 2, generator=g)[:candidates] + 2 for _ in range(rows * targets)])
     items = items.view(rows, targets, candidates)
     positive = draw(candidates, rows, targets)
@@ -56,10 +59,10 @@ def batch(rows=7, targets=3, candidates=6, seed=0):
     return Batch(
         user=draw(USERS, rows, low=1),
         rec=draw(ITEMS, rows, R, low=2) * (torch.arange(R) < rec_count[:, None]),
-        rec_time=torch.arange(R).expand(rows, R) * 10,
+        rec_time=rec_time * (torch.arange(R) < rec_count[:, None]),
         query=query,
         click=click,
-        search_time=torch.arange(S).expand(rows, S) * 10 + 5,
+        search_time=search_time * searched,
         searched=searched,
         rec_seen=rec_seen,
         search_seen=search_seen,
@@ -70,6 +73,13 @@ def batch(rows=7, targets=3, candidates=6, seed=0):
         target_query=torch.zeros(rows, targets, 3, dtype=torch.long),
         key=draw(10**9, rows),
     ).check()
+
+
+def as_search(batch, seed=0):
+    """The same rows asked as searches, each target with a query of its own."""
+    g = torch.Generator().manual_seed(seed)
+    query = torch.randint(1, WORDS, batch.target_query.shape, generator=g)
+    return batch.with_(task=torch.ones_like(batch.task), target_query=query).check()
 
 
 def shift(batch, rec, search):

@@ -21,6 +21,12 @@ class TestSASRec(ModelConformance):
     key = "sasrec"
 
 
+class TestSASRecOnMergedHistory(ModelConformance):
+    key = "sasrec"
+    settings = {"history": "merged", "scorer": "mlp", "project": "tanh"}  # noqa: RUF012
+    test_overfits_64_rows_of_64_users = None  # once per model is enough
+
+
 class TestLCRSER(ModelConformance):
     key = "lcr-ser"
 

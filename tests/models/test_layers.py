@@ -8,7 +8,9 @@ from tests.models.synthetic import ITEMS, batch, left_padded, make, scores, voca
 from torch import nn
 
 from seerec.models.contexts import append
-from seerec.models.layers import Attention, Table, history_mask, masked_mean, mean_over, ranking_loss, reach
+from seerec.models.inputs import Table
+from seerec.models.layers import Attention, history_mask, masked_mean, reach
+from seerec.models.losses import mean_over, ranking_loss
 from seerec.models.target_attention import TargetAttention
 
 FORMS = ("bilinear", "dot", "multihead", "mlp")

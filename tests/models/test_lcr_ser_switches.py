@@ -57,6 +57,9 @@ SWITCHES = [
     ("trajectory", "data", {}, "rollout gradient"),
     ("width", 12, {"heads": 2}, "scores"),
     ("features", False, {}, "scores"),
+    ("project", "linear", {}, "scores"),
+    ("project", "tanh", {}, "scores"),
+    ("field_width", 12, {"project": "tanh"}, "scores"),
     ("loss", "softmax", {}, "rank loss"),
 ]
 IN_TRAINING = {"dropout": "random in training only", "embedding_std": "of new tables only"}

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from seerec.config import ReinforceSettings
 from seerec.errors import SeerecError
-from seerec.models.layers import Table
+from seerec.models.inputs import Table
 from seerec.models.lcr_ser_config import LCRSERConfig
 from seerec.models.registry import MODELS, build
 from seerec.training import optimizers

@@ -1,5 +1,6 @@
 """What every model promises, and the sizes and features it is built for."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 from seerec.batch import Batch
 from seerec.config import Settings
-from seerec.models.layers import InputLayer, ranking_loss
+from seerec.models.inputs import InputLayer
+from seerec.models.layers import MASKED
+from seerec.models.losses import mean_over, ranking_loss
 
 State = TypeVar("State")
 Kind = Literal["group", "original"]
@@ -40,8 +43,13 @@ class ModelConfig(Settings):
     """Item and user features besides the ids, where the corpus has them (ambiguity A31); False: ids only."""
     embedding_std: float = Field(0.02, gt=0)
     """Standard deviation of new table rows."""
+    project: Literal["none", "linear", "tanh"] = "none"
+    """How fields become a vector. none: id row plus a linear map of the features. linear, tanh: fields concatenated, one layer
+    to D, as in the group's programs (UniSAR: tanh)."""
+    field_width: int = Field(32, ge=1, le=65_536)
+    """Columns of every field when ``project`` is not none (32 in UniSAR)."""
     loss: Literal["bce", "softmax"] = "bce"
-    """bce: eq. 11 over 1 positive and n negatives. softmax: cross-entropy over the same candidates."""
+    """Of the objective ``group``. bce: LCR-SER eq. 11 over 1 positive and n negatives. softmax: cross-entropy over the same."""
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:
@@ -49,6 +57,16 @@ class ModelConfig(Settings):
         if self.width % heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {heads}")
         return self
+
+
+class CatalogueConfig(ModelConfig):
+    """Settings of models whose own paper has a softmax over all items (``NeuralRecommender.catalogue_loss``)."""
+
+    softmax: Literal["sampled", "full"] = "sampled"
+    """Of the objective ``original``. sampled: over negatives the batch shares, corrected by their
+    chance of being drawn. full: over the whole catalogue."""
+    samples: int = Field(512, ge=1)
+    """Shared negatives of the sampled softmax, at most."""
 
 
 class Recommender(nn.Module, ABC, Generic[State]):
@@ -59,8 +77,10 @@ class Recommender(nn.Module, ABC, Generic[State]):
 
     key: ClassVar[str]
     title: ClassVar[str]
-    reads: ClassVar[frozenset[str]]
-    """What may influence a score: some of rec, query, click, user, time, features."""
+    reads: frozenset[str]
+    """What may influence a score: some of rec, query, click, user, time, features. The class says it for the default settings."""
+    searches: ClassVar[bool] = False
+    """Whether it also learns from search rows (``task`` 1), whose ``target_query`` it then reads."""
     Config: ClassVar[type[Settings]]
     config: Any
     packs: bool = False
@@ -75,11 +95,15 @@ class Recommender(nn.Module, ABC, Generic[State]):
         """Item ids (any shape) -> vectors (that shape, D), features inside; padding gives zeros."""
 
     @abstractmethod
-    def score(self, state: State, items_BTCD: Tensor, query: Tensor | None = None) -> Tensor:
+    def score(self, state: State, items_BTCD: Tensor) -> Tensor:
         """State and item vectors -> logits B T C. B and T of the items may be 1 (one catalogue for all rows)."""
 
     def objective(self, batch: Batch, state: State, kind: Kind = "group") -> dict[str, Tensor]:  # noqa: ARG002
-        """Named, already weighted loss terms; their sum is minimised. Default: the shared 1:n ranking loss."""
+        """Named, already weighted loss terms; their sum is minimised. ``batch`` holds rows of one task.
+
+        ``group``: the 1:n ranking loss every model of the paper's authors shares, plus the model's own terms.
+        ``original``: the objective of the model's own paper. Default: the former for both.
+        """
         logits = self.score(state, self.items(batch.candidates))
         return {"rank": ranking_loss(logits, batch.positive, batch.target_mask, self.config.loss)}
 
@@ -96,10 +120,45 @@ class NeuralRecommender(Recommender[State]):
     """A model trained by gradient, on the shared input layer."""
 
     inputs: InputLayer
+    learns_transitions: ClassVar[bool] = False
+    """Whether training batches are first shown once to ``observe``."""
+    paired: bool = False
+    """Whether half the rows of a training batch should end with the same item as a row of the other half."""
 
     def items(self, ids: Tensor) -> Tensor:
         """See ``Recommender.items``."""
         return self.inputs.items(ids)
+
+    def observe(self, batch: Batch) -> None:
+        """See one training batch before training, where ``learns_transitions``."""
+
+    def augment(self, batch: Batch) -> Batch:
+        """The batch to train on, before its rows are gathered; random changes to ids belong here."""
+        return batch
+
+    def catalogue_loss(self, batch: Batch, state: State) -> Tensor:
+        """Cross-entropy of the positive against the catalogue, mean over targets; settings ``softmax`` and ``samples``.
+
+        Sampled: the m first negatives of the batch, drawn uniformly from P items, stand for all, so each counts
+        P / m times: log(P / m) is added to its logit (Bengio & Senecal 2008), and the target's own item is left out.
+        """
+        positive = batch.positive_item
+        own = self.score(state, self.items(positive.unsqueeze(2)))
+        if self.config.softmax == "full":
+            total = len(self.inputs.item.weight)
+            others = self.score(state, self.items(torch.arange(2, total, device=positive.device))[None, None])
+            return mean_over((others.logsumexp(2, keepdim=True) - own).squeeze(2), batch.target_mask)
+        shared = shared_negatives(batch, self.config.samples)
+        others = self.score(state, self.items(shared)[None, None]) + math.log((len(self.inputs.item.weight) - 2) / len(shared))
+        others = others.masked_fill(shared == positive.unsqueeze(2), MASKED)
+        return mean_over((torch.cat([own, others], 2).logsumexp(2, keepdim=True) - own).squeeze(2), batch.target_mask)
+
+
+def shared_negatives(batch: Batch, most: int) -> Tensor:
+    """The first m <= ``most`` negatives of a batch's targets, evenly over its rows, m >= 1."""
+    keep = torch.ones_like(batch.candidates, dtype=torch.bool).scatter_(2, batch.positive.unsqueeze(2), False)
+    found = batch.candidates[keep & batch.target_mask.unsqueeze(2)]
+    return found[:: max(1, len(found) // most)][:most]
 
 
 class ReasoningRecommender(NeuralRecommender[State]):

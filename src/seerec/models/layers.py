@@ -1,161 +1,16 @@
-"""Layers the models share: tables, the input layer, attention over two blocks, target attention, losses."""
+"""Layers the models share: dropout, reach of a target, attention over two blocks, the encoder layer, the scoring MLP."""
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seerec.batch import Batch
-
-if TYPE_CHECKING:
-    from seerec.models.base import ModelConfig, Vocabulary
-
-_HOLD_ROWS = 65_536
 MASKED = -1e9
 """Logit of what may not be seen: finite, so that a row which sees nothing stays free of NaN."""
-
-
-class Table(nn.Module):
-    """An embedding table whose step touches only the rows it needs.
-
-    ``open`` gathers the distinct rows of a step once; their gradient is dense over those rows, never over the table.
-    Row 0 is padding: always zero, never trained.
-    """
-
-    def __init__(self, rows: int, width: int, std: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(rows, width))
-        nn.init.normal_(self.weight, std=std)
-        with torch.no_grad():
-            self.weight[0] = 0
-        self.register_buffer("slot", torch.zeros(rows, dtype=torch.int32), persistent=False)
-        self.slot: Tensor
-        self.touched: Tensor | None = None
-        self.rows: Tensor | None = None
-
-    def open(self, ids: Tensor) -> Tensor:
-        """Gather the distinct ``ids`` (and padding) as the leaf ``rows`` (m, D); return the distinct ids (m)."""
-        self.touched = torch.unique(F.pad(ids.reshape(-1), (1, 0)))
-        self.slot[self.touched] = torch.arange(len(self.touched), dtype=torch.int32, device=ids.device)
-        self.rows = self.weight.detach()[self.touched].requires_grad_()
-        return self.touched
-
-    def close(self) -> None:
-        """Forget the step's rows."""
-        self.touched = self.rows = None
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Ids (any shape) -> vectors (that shape, D)."""
-        if self.rows is None:
-            return F.embedding(ids, self.weight, padding_idx=0)
-        return F.embedding(self.slot[ids], self.rows, padding_idx=0)
-
-
-class InputLayer(nn.Module):
-    """The one place where ids become vectors, for every model.
-
-    e_v = id row + V [category rows ; mean word row of its text], e_u likewise, e_q = mean word row of the query
-    (LCR-SER section 3.2.1 prints the plain look-up, which this is when there are no features; the group's programs put
-    Linear and tanh over the concatenation instead, which bounds every dot product).
-    """
-
-    def __init__(self, vocabulary: "Vocabulary", config: "ModelConfig") -> None:
-        super().__init__()
-        width, std = config.width, config.embedding_std
-        self.user = Table(vocabulary.users, width, std)
-        self.item = Table(vocabulary.items, width, std)
-        self.word = Table(vocabulary.words, width, std)
-        none = torch.zeros(1, 0, dtype=torch.int32)
-        self.register_buffer("item_category", vocabulary.item_category if config.features else none)
-        self.register_buffer("item_text", vocabulary.item_text if config.features else none)
-        self.register_buffer("user_category", vocabulary.user_category if config.features else none)
-        self.item_category: Tensor
-        self.item_text: Tensor
-        self.user_category: Tensor
-        self.item_values = nn.ModuleList(_value_tables(self.item_category, width, std))
-        self.user_values = nn.ModuleList(_value_tables(self.user_category, width, std))
-        item_parts = len(self.item_values) + (self.item_text.shape[1] > 0)
-        self.item_features = nn.Linear(item_parts * width, width, bias=False) if item_parts else None
-        self.user_features = nn.Linear(len(self.user_values) * width, width, bias=False) if self.user_values else None
-        self._vectors: Tensor | None = None
-        self._held: Tensor | None = None
-
-    def open(self, batch: Batch) -> None:
-        """Gather the rows this batch touches, and make each distinct item's vector once."""
-        items = self.item.open(torch.cat([batch.rec.reshape(-1), batch.click.reshape(-1), batch.candidates.reshape(-1)]))
-        self.user.open(batch.user)
-        words = [batch.query.reshape(-1)]
-        if self.item_text.shape[1]:
-            words.append(self.item_text[items].reshape(-1).long())
-        self.word.open(torch.cat(words))
-        self._vectors = self._item_vectors(items)
-
-    @torch.no_grad()
-    def hold(self) -> None:
-        """Make every item's vector once, for a long evaluation; where there are no features, look-ups are as cheap."""
-        if self.item_features is not None:
-            ids = torch.arange(len(self.item.weight), device=self.item.weight.device)
-            self._held = torch.cat([self._item_vectors(part) for part in ids.split(_HOLD_ROWS)])
-
-    def close(self) -> None:
-        """Forget the step's rows, and the held vectors."""
-        self._vectors = self._held = None
-        for table in (self.item, self.user, self.word):
-            table.close()
-
-    def items(self, ids: Tensor) -> Tensor:
-        """Item ids (any shape) -> (that shape, D)."""
-        if self._vectors is not None:
-            return F.embedding(self.item.slot[ids], self._vectors)
-        if self._held is not None:
-            return F.embedding(ids, self._held)
-        if self.item_features is None:
-            return self.item(ids)
-        distinct, place = torch.unique(ids, return_inverse=True)
-        return F.embedding(place, self._item_vectors(distinct))
-
-    def users(self, ids: Tensor) -> Tensor:
-        """B -> B D."""
-        vectors = self.user(ids)
-        if self.user_features is not None:
-            vectors = vectors + self.user_features(_values(self.user_values, self.user_category[ids]))
-        return vectors
-
-    def queries(self, words_BSW: Tensor) -> Tensor:
-        """B S W -> B S D, the mean over the words; zeros where there is none."""
-        return masked_mean(self.word(words_BSW), words_BSW != 0)
-
-    def searches(self, query_BSW: Tensor, click_BSN: Tensor) -> Tensor:
-        """B S D: query vector plus mean clicked item (LCR-SER section 3.2.2)."""
-        return self.queries(query_BSW) + masked_mean(self.items(click_BSN), click_BSN != 0)
-
-    def _item_vectors(self, ids: Tensor) -> Tensor:
-        vectors = self.item(ids)
-        if self.item_features is None:
-            return vectors
-        parts = [_values(self.item_values, self.item_category[ids])] if len(self.item_values) else []
-        if self.item_text.shape[1]:
-            words = self.item_text[ids].long()
-            parts.append(masked_mean(self.word(words), words != 0))
-        return vectors + self.item_features(torch.cat(parts, -1))
-
-
-def _value_tables(categories: Tensor, width: int, std: float) -> list[nn.Embedding]:
-    tables = []
-    for column in range(categories.shape[1]):
-        table = nn.Embedding(int(categories[:, column].max()) + 1, width, padding_idx=0)
-        nn.init.normal_(table.weight, std=std)
-        with torch.no_grad():
-            table.weight[0] = 0
-        tables.append(table)
-    return tables
-
-
-def _values(tables: nn.ModuleList, values: Tensor) -> Tensor:
-    return torch.cat([table(values[..., column].long()) for column, table in enumerate(tables)], -1)
 
 
 def dropout(x: Tensor, share: float, training: bool) -> Tensor:
@@ -319,19 +174,27 @@ def history_mask(present_BL: Tensor, causal: bool) -> Tensor:
     return mask.tril() if causal else mask
 
 
-def mean_over(loss_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """Mean over the targets that are not padding; 0 where all are."""
-    weight = mask_BT.to(loss_BT.dtype)
-    return (loss_BT * weight).sum() / weight.sum().clamp(min=1)
+class ScoringMLP(nn.ModuleList):
+    """Hidden layers with ReLU and dropout over concatenated parts, one logit (the scorer of the group's programs).
 
+    The first layer acts on every part at the part's own size, so that what candidates or trajectories share is
+    multiplied once.
+    """
 
-def ranking_loss(logits_BTC: Tensor, positive_BT: Tensor, mask_BT: Tensor, kind: Literal["bce", "softmax"]) -> Tensor:
-    """Mean loss over targets: binary cross-entropy over all C scores (LCR-SER eq. 11), or softmax cross-entropy."""
-    if kind == "softmax":
-        chosen = logits_BTC.log_softmax(-1).gather(2, positive_BT.unsqueeze(2)).squeeze(2)
-        return mean_over(-chosen, mask_BT)
-    label = torch.zeros_like(logits_BTC).scatter_(2, positive_BT.unsqueeze(2), 1.0)
-    return mean_over(F.binary_cross_entropy_with_logits(logits_BTC, label, reduction="none").mean(-1), mask_BT)
+    def __init__(self, widths: Sequence[int], hidden: Sequence[int], dropout: float) -> None:
+        super().__init__(nn.Linear(a, b) for a, b in pairwise((sum(widths), *hidden, 1)))
+        self.widths, self.dropout = tuple(widths), dropout
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Parts whose leading axes broadcast, last axes as ``widths`` -> logits without that axis."""
+        first = cast(nn.Linear, self[0])
+        weights = first.weight.split(self.widths, 1)
+        x = F.linear(parts[0], weights[0], first.bias)
+        for part, weight in zip(parts[1:], weights[1:], strict=True):
+            x = x + F.linear(part, weight)
+        for layer in list(self)[1:]:
+            x = layer(dropout(F.relu(x), self.dropout, self.training))
+        return x.squeeze(-1)
 
 
 def initialise(model: nn.Module) -> None:

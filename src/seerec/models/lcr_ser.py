@@ -10,8 +10,6 @@ Equation numbers are the paper's, A-numbers the register in ``lcr_ser_config.py`
 
 import copy
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,18 +18,10 @@ from torch.nn import functional as F
 from seerec.batch import Batch
 from seerec.models.base import Kind, ReasoningRecommender, Vocabulary
 from seerec.models.contexts import OTHER, SIDES, Contexts, Key, LatentSide, append, project
-from seerec.models.layers import (
-    InputLayer,
-    KeysValues,
-    Reach,
-    dropout,
-    history_mask,
-    initialise,
-    mean_over,
-    ranking_loss,
-    reach,
-)
+from seerec.models.inputs import InputLayer
+from seerec.models.layers import KeysValues, Reach, ScoringMLP, history_mask, initialise, reach
 from seerec.models.lcr_ser_config import LCRSERConfig
+from seerec.models.losses import mean_over, ranking_loss
 from seerec.models.target_attention import TargetAttention
 
 
@@ -58,6 +48,7 @@ class LCRSER(ReasoningRecommender[LCRState]):
     title = "LCR-SER"
     reads = frozenset({"rec", "query", "click", "user", "features"})
     Config = LCRSERConfig
+    packs = True
 
     def __init__(self, config: LCRSERConfig, vocabulary: Vocabulary, rec_length: int, search_length: int) -> None:
         super().__init__()
@@ -73,10 +64,8 @@ class LCRSER(ReasoningRecommender[LCRState]):
             self.recommendation.cross = self.search.cross
         if config.aggregation == "target":
             self.target = nn.ModuleDict({s: TargetAttention(d, config.attention, config.heads) for s in SIDES})
-        sizes = (4 * d, *config.hidden, 1)
-        self.mlp = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        if config.scorer == "dot":
-            self.mlp = nn.ModuleList()
+        if config.scorer != "dot":
+            self.mlp = ScoringMLP((d, d, d, d), config.hidden, config.dropout)
         initialise(self)
         for table in (*self.position.values(), *self.step_position.values(), *self.empty.values()):
             nn.init.normal_(table, std=0.02)
@@ -211,7 +200,7 @@ class LCRSER(ReasoningRecommender[LCRState]):
 
     # -- aggregation and scoring, eq. 8 and 10 ----------------------------------------------------------------------
 
-    def score(self, state: LCRState, items_BTCD: Tensor, query: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def score(self, state: LCRState, items_BTCD: Tensor) -> Tensor:
         """Logits B T C, or B T N C after ``reason`` with noise."""
         w = {side: self._aggregate(state, side, items_BTCD) for side in SIDES}  # B T N C D
         e_v = items_BTCD.unsqueeze(2)
@@ -219,14 +208,7 @@ class LCRSER(ReasoningRecommender[LCRState]):
         if self.config.scorer != "mlp":
             logits = logits + ((w["s"] + w["r"]) * e_v).sum(-1)
         if self.config.scorer != "dot":
-            # The first layer acts on four vectors; each part is computed at its own size and then added.
-            first = cast(nn.Linear, self.mlp[0])
-            u, s, r, v = first.weight.split(self.config.width, 1)
-            user = F.linear(state.user, u, first.bias)[:, None, None, None]
-            x = user + F.linear(w["s"], s) + F.linear(w["r"], r) + F.linear(e_v, v)
-            for layer in list(self.mlp)[1:]:
-                x = layer(dropout(F.relu(x), self.config.dropout, self.training))
-            logits = logits + x.squeeze(-1)
+            logits = logits + self.mlp(state.user[:, None, None, None], w["s"], w["r"], e_v)
         return logits if state.rollouts else logits.squeeze(2)
 
     def _aggregate(self, state: LCRState, side: str, items_BTCD: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class Popularity(CountingRecommender[Tensor]):
         """The item's count in place of a vector: (shape of ids, 1)."""
         return self.count[ids].double().unsqueeze(-1)
 
-    def score(self, state: Tensor, items_BTCD: Tensor, query: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def score(self, state: Tensor, items_BTCD: Tensor) -> Tensor:
         """B T C."""
         return items_BTCD.squeeze(3).expand(*state.shape[:2], -1)
 
@@ -92,7 +92,7 @@ class Transitions(CountingRecommender[Tensor]):
         """The ids themselves and their popularity: (shape of ids, 2)."""
         return torch.stack([ids.double(), self.backoff[ids]], -1)
 
-    def score(self, state: Tensor, items_BTCD: Tensor, query: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def score(self, state: Tensor, items_BTCD: Tensor) -> Tensor:
         """B T C."""
         wanted = state.unsqueeze(2) * self.items_total + items_BTCD[..., 0].long()
         if not len(self.pair):

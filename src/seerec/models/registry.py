@@ -33,13 +33,12 @@ def describe() -> list[dict[str, Any]]:
     rows = []
     for key, model in MODELS.items():
         stage = "counts" if issubclass(model, CountingRecommender) else "gradient"
-        packs = model.packs or key == "lcr-ser"
         rows.append(
             {
                 "key": key,
                 "title": model.title,
                 "reads": sorted(model.reads),
-                "packs": packs,
+                "packs": model.packs,
                 "training": stage,
                 "reasons": issubclass(model, ReasoningRecommender),
             }

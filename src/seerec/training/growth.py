@@ -12,7 +12,7 @@ from seerec.artifact import Artifact, columns_of
 from seerec.data.corpus import Corpus
 from seerec.errors import SeerecError
 from seerec.models.base import NeuralRecommender, Recommender
-from seerec.models.layers import InputLayer
+from seerec.models.inputs import InputLayer
 
 
 def adopt(model: Recommender[Any], old: Artifact, corpus: Corpus) -> None:

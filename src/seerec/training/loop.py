@@ -17,7 +17,7 @@ from seerec.batch import Batch
 from seerec.data.batches import TrainingBatches
 from seerec.data.draws import seed_of
 from seerec.errors import SeerecError
-from seerec.models.layers import InputLayer
+from seerec.models.inputs import InputLayer
 from seerec.progress import Progress
 from seerec.training.checkpoint import Position, latest, restore, save
 from seerec.training.journal import Journal

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from seerec.errors import SeerecError
-from seerec.models.layers import Table
+from seerec.models.inputs import Table
 
 _BETAS, _EPS = (0.9, 0.999), 1e-8
 DENSE_ROWS = 2_000_000

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from seerec.batch import Batch
 from seerec.config import ReinforceSettings
 from seerec.models.base import ReasoningRecommender
-from seerec.models.layers import mean_over, ranking_loss
+from seerec.models.losses import mean_over, ranking_loss
 
 _STD_FLOOR = 1e-4
 
