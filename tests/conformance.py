@@ -36,7 +36,17 @@ from seerec.training.optimizers import LazyAdam
 EXCEPTIONS: dict[tuple[str, str], str] = {
     ("lcr-ser", "key.bias"): "no gradient: softmax does not feel what is added to all its logits",
     ("sasrec", "key.bias"): "no gradient: softmax does not feel what is added to all its logits",
+    ("gru4rec", "inputs.user"): "no gradient: GRU4Rec does not read the user",
     ("sasrec", "inputs.user"): "no gradient: SASRec does not read the user",
+    ("bert4rec", "key.bias"): "no gradient: softmax does not feel what is added to all its logits",
+    ("bert4rec", "inputs.user"): "no gradient: BERT4Rec does not read the user",
+    ("cl4srec", "key.bias"): "no gradient: softmax does not feel what is added to all its logits",
+    ("cl4srec", "inputs.user"): "no gradient: CL4SRec does not read the user",
+    ("nrhub", "inputs.user"): "no gradient: NRHUB does not read the user",
+    ("rearec-erl", "key.bias"): "no gradient: softmax does not feel what is added to all its logits",
+    ("rearec-prl", "key.bias"): "no gradient: softmax does not feel what is added to all its logits",
+    ("rearec-erl", "inputs.user"): "no gradient: ReaRec does not read the user",
+    ("rearec-prl", "inputs.user"): "no gradient: ReaRec does not read the user",
 }
 
 

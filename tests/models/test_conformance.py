@@ -17,6 +17,16 @@ class TestLastSearchClick(ModelConformance):
     key = "last-search-click"
 
 
+class TestGRU4Rec(ModelConformance):
+    key = "gru4rec"
+
+
+class TestGRU4RecOnMergedHistory(ModelConformance):
+    key = "gru4rec"
+    settings = {"history": "merged", "scorer": "mlp", "project": "tanh", "layers": 2}  # noqa: RUF012
+    test_overfits_64_rows_of_64_users = None  # once per model is enough
+
+
 class TestSASRec(ModelConformance):
     key = "sasrec"
 
@@ -25,6 +35,44 @@ class TestSASRecOnMergedHistory(ModelConformance):
     key = "sasrec"
     settings = {"history": "merged", "scorer": "mlp", "project": "tanh"}  # noqa: RUF012
     test_overfits_64_rows_of_64_users = None  # once per model is enough
+
+
+class TestBERT4Rec(ModelConformance):
+    key = "bert4rec"
+
+
+class TestBERT4RecOnMergedHistory(ModelConformance):
+    key = "bert4rec"
+    settings = {"history": "merged", "scorer": "mlp", "project": "tanh"}  # noqa: RUF012
+    test_overfits_64_rows_of_64_users = None  # once per model is enough
+
+
+class TestCL4SRec(ModelConformance):
+    key = "cl4srec"
+
+
+class TestCL4SRecOnMergedHistory(ModelConformance):
+    key = "cl4srec"
+    settings = {"history": "merged", "scorer": "mlp", "project": "tanh"}  # noqa: RUF012
+    test_overfits_64_rows_of_64_users = None  # once per model is enough
+
+
+class TestReaRecERL(ModelConformance):
+    key = "rearec-erl"
+
+
+class TestReaRecPRL(ModelConformance):
+    key = "rearec-prl"
+
+
+class TestReaRecPRLOnMergedHistory(ModelConformance):
+    key = "rearec-prl"
+    settings = {"history": "merged", "scorer": "mlp", "softmax": "full"}  # noqa: RUF012
+    test_overfits_64_rows_of_64_users = None  # once per model is enough
+
+
+class TestNRHUB(ModelConformance):
+    key = "nrhub"
 
 
 class TestLCRSER(ModelConformance):

@@ -33,6 +33,13 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return (x * weight.unsqueeze(-1)).sum(-2) / weight.sum(-1, keepdim=True).clamp(min=1)
 
 
+def dot(vector_BTD: Tensor, items_BTCD: Tensor) -> Tensor:
+    """Inner products B T C. One catalogue for all rows (1 1 C D) is one matrix product, which never repeats it per row."""
+    if items_BTCD.shape[:2] == (1, 1):
+        return vector_BTD @ items_BTCD[0, 0].T
+    return (items_BTCD @ vector_BTD.unsqueeze(3)).squeeze(3)
+
+
 class Reach(NamedTuple):
     """Which slots of a padded history each target may see, wherever the padding is."""
 
@@ -204,3 +211,14 @@ def initialise(model: nn.Module) -> None:
             nn.init.xavier_normal_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def initialise_normal(model: nn.Module) -> None:
+    """Linear layers: normal .02, bias 0; layer normalisation with epsilon 1e-12, as in programs that follow BERT's."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            module.eps = 1e-12

@@ -5,12 +5,17 @@ from typing import Any
 from seerec.config import Settings
 from seerec.errors import SeerecError
 from seerec.models.base import CountingRecommender, ReasoningRecommender, Recommender, Vocabulary
+from seerec.models.bert4rec import BERT4Rec
+from seerec.models.cl4srec import CL4SRec
+from seerec.models.gru4rec import GRU4Rec
 from seerec.models.lcr_ser import LCRSER
+from seerec.models.nrhub import NRHUB
 from seerec.models.popularity import LastClick, LastSearchClick, Popularity
+from seerec.models.rearec import ReaRecERL, ReaRecPRL
 from seerec.models.sasrec import SASRec
 
 MODELS: dict[str, type[Recommender[Any]]] = {
-    model.key: model for model in (Popularity, LastClick, LastSearchClick, SASRec, LCRSER)
+    model.key: model for model in (Popularity, LastClick, LastSearchClick, GRU4Rec, SASRec, BERT4Rec, CL4SRec, ReaRecERL, ReaRecPRL, NRHUB, LCRSER)
 }
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from seerec.batch import Batch
 from seerec.models.base import CatalogueConfig, NeuralRecommender, Vocabulary
 from seerec.models.inputs import InputLayer
-from seerec.models.layers import Reach, ScoringMLP, reach
+from seerec.models.layers import Reach, ScoringMLP, dot, reach
 from seerec.models.merging import merge
 
 
@@ -88,7 +88,7 @@ class SequentialRecommender(NeuralRecommender[Sequential], Generic[Sequential]):
     def score(self, state: Sequential, items_BTCD: Tensor) -> Tensor:
         """B T C."""
         if self.mlp is None:
-            return (items_BTCD @ state.vector.unsqueeze(3)).squeeze(3)
+            return dot(state.vector, items_BTCD)
         assert state.user is not None
         return self.mlp(state.user[:, None, None], state.vector.unsqueeze(2), items_BTCD)
 
