@@ -136,22 +136,31 @@ class NeuralRecommender(Recommender[State]):
         """The batch to train on, before its rows are gathered; random changes to ids belong here."""
         return batch
 
-    def catalogue_loss(self, batch: Batch, state: State) -> Tensor:
+    def catalogue_loss(self, batch: Batch, state: State, positive: Tensor | None = None) -> Tensor:
         """Cross-entropy of the positive against the catalogue, mean over targets; settings ``softmax`` and ``samples``.
+
+        ``positive`` (B T, 0 = none): the items that ``state`` should find, where they are not the batch's targets.
+        """
+        positive = batch.positive_item if positive is None else positive
+        own, every = self.catalogue_logits(batch, state, positive)
+        return mean_over(every.logsumexp(2) - own, positive != 0)
+
+    def catalogue_logits(self, batch: Batch, state: State, positive: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logit of the positive, B T, and logits of the catalogue or of a sample with the positive, B T M.
 
         Sampled: the m first negatives of the batch, drawn uniformly from P items, stand for all, so each counts
         P / m times: log(P / m) is added to its logit (Bengio & Senecal 2008), and the target's own item is left out.
         """
-        positive = batch.positive_item
+        positive = batch.positive_item if positive is None else positive
         own = self.score(state, self.items(positive.unsqueeze(2)))
         if self.config.softmax == "full":
             total = len(self.inputs.item.weight)
-            others = self.score(state, self.items(torch.arange(2, total, device=positive.device))[None, None])
-            return mean_over((others.logsumexp(2, keepdim=True) - own).squeeze(2), batch.target_mask)
+            every = self.score(state, self.items(torch.arange(2, total, device=positive.device))[None, None])
+            return own.squeeze(2), every
         shared = shared_negatives(batch, self.config.samples)
         others = self.score(state, self.items(shared)[None, None]) + math.log((len(self.inputs.item.weight) - 2) / len(shared))
         others = others.masked_fill(shared == positive.unsqueeze(2), MASKED)
-        return mean_over((torch.cat([own, others], 2).logsumexp(2, keepdim=True) - own).squeeze(2), batch.target_mask)
+        return own.squeeze(2), torch.cat([own, others], 2)
 
 
 def shared_negatives(batch: Batch, most: int) -> Tensor:

@@ -25,11 +25,11 @@ def ranking_loss(logits_BTC: Tensor, positive_BT: Tensor, mask_BT: Tensor, kind:
 
 
 def in_batch(similarity_MM: Tensor, allowed_MM: Tensor | None = None) -> Tensor:
-    """InfoNCE over M pairs: row i's partner is column i; returns M losses.
+    """InfoNCE over M pairs: row i's partner is column i; returns M losses. Axes before the last two are batches of their own.
 
     ``allowed`` (bool) says which other columns are negatives; None: all.
     """
     if allowed_MM is not None:
-        own = torch.eye(len(similarity_MM), dtype=torch.bool, device=similarity_MM.device)
+        own = torch.eye(similarity_MM.shape[-1], dtype=torch.bool, device=similarity_MM.device)
         similarity_MM = similarity_MM.masked_fill(~(allowed_MM | own), MASKED)
-    return similarity_MM.logsumexp(1) - similarity_MM.diagonal()
+    return similarity_MM.logsumexp(-1) - similarity_MM.diagonal(dim1=-2, dim2=-1)
