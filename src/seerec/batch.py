@@ -30,7 +30,7 @@ class Batch:
     positive: Tensor  # B T      column of the positive
     target_time: Tensor  # B T      ms UTC
     task: Tensor  # B        0 = recommendation, 1 = search
-    target_query: Tensor  # B T W    query of a search target, zeros for task 0
+    target_query: Tensor  # B T W    query of a search target, zeros for task 0 (its W may differ from that of ``query``)
     key: Tensor  # B        counter-based random key from (seed, epoch, step, row)
 
     @property
@@ -55,12 +55,12 @@ class Batch:
         """Return the batch; raise ValueError naming the first field whose shape or content breaks the contract."""
         b, r = self.rec.shape
         s, t, c = self.search_time.shape[1], self.rec_seen.shape[1], self.candidates.shape[2]
-        w, n = self.query.shape[2], self.click.shape[2]
+        w, n, asked = self.query.shape[2], self.click.shape[2], self.target_query.shape[2]
         shapes = {
             "user": (b,), "rec": (b, r), "rec_time": (b, r), "query": (b, s, w), "click": (b, s, n),
             "search_time": (b, s), "searched": (b, s), "rec_seen": (b, t), "search_seen": (b, t),
             "candidates": (b, t, c), "positive": (b, t), "target_time": (b, t), "task": (b,),
-            "target_query": (b, t, w), "key": (b,),
+            "target_query": (b, t, asked), "key": (b,),
         }  # fmt: skip
         for name, shape in shapes.items():
             if tuple(getattr(self, name).shape) != shape:

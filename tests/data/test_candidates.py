@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from seerec.config import DataSettings
 from seerec.data import candidates
 from seerec.data.corpus import Corpus
+from seerec.data.targets import TASKS, Task
 from seerec.errors import SeerecError
 
 
@@ -32,7 +33,10 @@ def corpus(tmp_path: Path, rows: int, items: int, seed: int = 0, clicks: int = 8
         "row_user": np.ones(rows, np.int32), "rec_offset": rec_offset, "search_offset": search_offset,
         "rec_item": rec_item, "rec_seen": (position - draw.integers(0, 2, len(position))).clip(0).astype(np.int32),
         "rec_search_seen": draw.integers(0, 4, rows * clicks).astype(np.int32), "rec_role": rec_role,
-        "search_time": np.zeros(rows * 3, np.int64), "click_offset": click_offset,
+        "search_time": np.zeros(rows * 3, np.int64), "search_query": np.zeros(rows * 3, np.int32), "click_offset": click_offset,
+        "rec_time": np.zeros(rows * clicks, np.int64), "search_rec_seen": draw.integers(0, clicks + 1, rows * 3).astype(np.int32),
+        "search_search_seen": np.tile(np.arange(3), rows).astype(np.int32),
+        "click_role": draw.integers(0, 4, click_offset[-1]).astype(np.uint8),
         "click_item": draw.integers(2, items, click_offset[-1]).astype(np.int32), "item_pool": item_pool,
         "item_count": np.concatenate([[0, 0], draw.zipf(1.5, items - 2).clip(0, 1000)]),
         "item_category": np.zeros((items, 0), np.int32),
@@ -42,13 +46,17 @@ def corpus(tmp_path: Path, rows: int, items: int, seed: int = 0, clicks: int = 8
     return Corpus(tmp_path, {})
 
 
-def history(c: Corpus, target: int) -> set[int]:
+def history(c: Corpus, target: int, task: str = "recommendation") -> set[int]:
     """Items the target may see, one by one."""
-    row = int(c.rec_row[target])
+    if task == "search":
+        event = next(q for q in range(len(c.search_time)) if c.click_offset[q] <= target < c.click_offset[q + 1])
+        row, clicks, searches = c.search_row[event], c.search_rec_seen[event], c.search_search_seen[event]
+    else:
+        row, clicks, searches = c.rec_row[target], c.rec_seen[target], c.rec_search_seen[target]
     start = int(c.rec_offset[row])
-    seen = {int(c.rec_item[e]) for e in range(start, start + int(c.rec_seen[target]))}
+    seen = {int(c.rec_item[e]) for e in range(start, start + int(clicks))}
     first = int(c.search_offset[row])
-    for q in range(first, first + int(c.rec_search_seen[target])):
+    for q in range(first, first + int(searches)):
         seen.update(int(i) for i in c.click_item[c.click_offset[q] : c.click_offset[q + 1]])
     return seen
 
@@ -56,19 +64,22 @@ def history(c: Corpus, target: int) -> set[int]:
 @pytest.mark.parametrize("sampler", ["uniform", "popularity"])
 @pytest.mark.parametrize("repeats", ["drop", "keep"])
 @pytest.mark.parametrize(("items", "negatives"), [(60, 20), (300, 99)])
-def test_exclusions(sampler: Any, repeats: Any, items: int, negatives: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", TASKS)
+def test_exclusions(sampler: Any, repeats: Any, items: int, negatives: int, task: Task, tmp_path: Path) -> None:
     c = corpus(tmp_path, 40, items)
     settings = DataSettings(sampler=sampler, repeats=repeats, negatives=negatives)
     negatives_of_history = 0
     for split in ("val", "test"):
-        drawn = candidates.draw(c, split, settings)
-        assert drawn.target.tolist() == c.targets(split).tolist()
+        drawn = candidates.draw(c, split, settings, task)
+        searched = np.flatnonzero(c.click_role == {"val": 2, "test": 3}[split]).tolist()
+        assert drawn.target.tolist() == (c.targets(split).tolist() if task == "recommendation" else searched)
         assert drawn.negative.shape == (len(drawn.target), negatives)
         for target, row in zip(drawn.target.tolist(), drawn.negative.tolist(), strict=True):
             assert len(set(row)) == negatives
-            assert c.item_pool[row].all()
-            assert int(c.rec_item[target]) not in row
-            negatives_of_history += len(history(c, target) & set(row))
+            assert min(row) >= 2
+            assert c.item_pool[row].all() or task == "search"
+            assert int((c.rec_item if task == "recommendation" else c.click_item)[target]) not in row
+            negatives_of_history += len(history(c, target, task) & set(row))
     assert (negatives_of_history > 0) == (repeats == "keep")
 
 

@@ -88,7 +88,7 @@ def random_log(seed: int, users: int = 10, items: int = 25) -> tuple[Rows, Rows]
             clicks = draw.choice([[], [0], [1, 2]])
             for click in clicks or [None]:
                 item = None if click is None else f"i{draw.randrange(items)}"
-                searches.append(search(f"u{u}", f"s{s}", time, query, item))
+                searches.append(search(f"u{u}", f"s{s}", time + draw.choice([0, 0, 3]), query, item))
     draw.shuffle(recommendations)
     return recommendations, [row | {"line": i} for i, row in enumerate(searches)]
 
@@ -135,7 +135,7 @@ def expected(recommendations: Rows, searches: Rows, settings: DataSettings) -> d
         rec_count.update(r["item_id"] for place, r in enumerate(rows) if part(u, place) == 1)
     seen_items.update(rec_count)
     for (u, _), rows in grouped.items():
-        if in_training(u, rows[0]["timestamp"]):
+        if in_training(u, max(r["timestamp"] for r in rows)):
             seen_items.update({r["item_id"] for r in rows if r["item_id"] is not None})
     known = {item for item, n in seen_items.items() if n >= settings.min_item_clicks}
     shown = {
@@ -150,11 +150,12 @@ def expected(recommendations: Rows, searches: Rows, settings: DataSettings) -> d
         found = []
         for (owner, _), group in grouped.items():
             if owner == u:
-                group = sorted(group, key=lambda s: s["line"])
+                group = sorted(group, key=lambda s: (s["timestamp"], s["line"]))
                 named = list(dict.fromkeys(s["item_id"] for s in group if s["item_id"] in known))
                 words = tokenise(group[0]["query"] or "")
                 if words or named:
-                    found.append((group[0]["timestamp"], group[0]["line"], words, named))
+                    first = group[0]["timestamp"]
+                    found.append((group[-1]["timestamp"], min(s["line"] for s in group), words, named, first))
         found.sort(key=lambda s: s[:2])
         history, log = [], []
         for place, r in enumerate(rows):
@@ -165,7 +166,7 @@ def expected(recommendations: Rows, searches: Rows, settings: DataSettings) -> d
             rec_seen = sum(q["timestamp"] < cut(r) for q in rows if q["item_id"] in known)
             search_seen = sum(time < cut(r) for time, *_ in found)
             role = split
-            repeated = item in history or any(time < r["timestamp"] and item in named for time, _, _, named in found)
+            repeated = item in history or any(time < r["timestamp"] and item in named for time, _, _, named, _ in found)
             if split > 1 and item not in pool:
                 outside[split] += 1
                 role = 0
@@ -173,7 +174,21 @@ def expected(recommendations: Rows, searches: Rows, settings: DataSettings) -> d
                 role = 0
             log.append((item, r["timestamp"], rec_seen, search_seen, role))
             history.append(item)
-        logs[u] = (log, [(time, words, named) for time, _, words, named in found])
+        asked = []
+        for time, _, words, named, first in found:
+            before = [q["item_id"] for q in rows if q["item_id"] in known and q["timestamp"] < first]
+            earlier = [s for s in found if s[0] < first]
+            clicked = {*before, *(item for s in earlier for item in s[3])} if settings.repeats == "drop" else set()
+            if in_training(u, time):
+                task = 1
+            elif settings.split == "chronological":
+                assert test_start is not None
+                task = 2 + (time >= test_start)
+            else:
+                task = 2 + (time >= cut(rows[-1]))
+            roles = [0 if item in clicked else task for item in named]
+            asked.append((time, words, named, len(before), len(earlier), roles))
+        logs[u] = (log, asked)
         training_click = any(part(u, place) == 1 and r["item_id"] in known for place, r in enumerate(rows))
         if training_click or any(in_training(u, time) for time, *_ in found):
             known_users.append(u)
@@ -203,8 +218,10 @@ def read_back(corpus: Corpus) -> dict[str, Any]:
             ids = corpus.query_word[corpus.query_offset[query] : corpus.query_offset[query + 1]].tolist()
             query_words = tokenise(texts[query])
             assert [words.get(i) for i in ids] == [w if w in words.values() else None for w in query_words]
-            clicks = corpus.click_item[corpus.click_offset[q] : corpus.click_offset[q + 1]]
-            found.append((int(corpus.search_time[q]), query_words, [items[i] for i in clicks]))
+            clicks = slice(corpus.click_offset[q], corpus.click_offset[q + 1])
+            named, roles = [items[i] for i in corpus.click_item[clicks]], corpus.click_role[clicks].tolist()
+            seen = int(corpus.search_rec_seen[q]), int(corpus.search_search_seen[q])
+            found.append((int(corpus.search_time[q]), query_words, named, *seen, roles))
         logs[user_id] = (log, found)
         if corpus.row_user[p] != 1:
             assert users[int(corpus.row_user[p])] == user_id
@@ -256,6 +273,7 @@ LONG = {
     "item_text_offset",
 }
 DTYPES = {name: np.dtype(np.int64 if name in LONG else np.int32) for name in ARRAYS} | {
+    "click_role": np.dtype(np.uint8),
     "rec_role": np.dtype(np.uint8),
     "item_pool": np.dtype(bool),
 }

@@ -2,7 +2,7 @@
 
 A packed training row is a window of one user: at most R clicks and S searches as inputs, and as targets the training clicks
 among the last T slots, each of which sees only its own prefix. Windows tile a user's training clicks; where the tiling starts
-moves with the epoch. Evaluation rows have one target and the last R and S events.
+moves with the epoch. Evaluation rows, and rows of the search task, have one target and the last R and S events.
 """
 
 from collections.abc import Iterator
@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from seerec.batch import Batch
 from seerec.config import BatchSettings
 from seerec.data.candidates import CandidateSet
-from seerec.data.corpus import TRAIN, UNKNOWN, Corpus
+from seerec.data.corpus import UNKNOWN, Corpus
 from seerec.data.draws import below, bits, uniform
 from seerec.data.histories import Histories, Ints, expand
+from seerec.data.negatives import Negatives
+from seerec.data.targets import Task, positions, targets_at
 
-_ORDER, _PHASE, _USER, _NEGATIVE, _ROW = range(5)
+_ORDER, _PHASE, _USER, _NEGATIVE, _ROW, _PARTNER = range(6)
 _SORT_SPAN = 16  # batches whose rows are sorted by length together, so that little is padded
-_REDRAWS = 12
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,6 @@ class Plan:
 
     lo: Ints
     hi: Ints
-    rec_hi: Ints
-    search_hi: Ints
 
 
 class TrainingBatches:
@@ -39,11 +38,17 @@ class TrainingBatches:
     Parameters
     ----------
     packs
-        False gives every target a row of its own, for models whose states are not causal.
+        False gives every target a row of its own, for models whose states are not causal; so do targets of the search task.
     negatives
         n of the 1 + n candidates, at most as many as the pool has; the positive is in column 0.
     fresh
         False draws the same negatives for a target in every epoch.
+    task
+        What is predicted.
+    rows_kept
+        P bool: only these rows of the corpus; None: all.
+    paired
+        Half the rows end with a target whose item is also the last target of a row in the other half, where there is one.
     """
 
     def __init__(
@@ -57,22 +62,28 @@ class TrainingBatches:
         negatives: int,
         unknown_user_share: float,
         fresh: bool = True,
+        task: Task = "recommendation",
+        rows_kept: NDArray[np.bool_] | None = None,
+        paired: bool = False,
     ) -> None:
-        self.settings, self.seed, self.rows = settings, seed, rows
-        self.unknown_user_share, self.fresh = unknown_user_share, fresh
+        self.settings, self.seed, self.paired = settings, seed, paired
+        self.rows = max(1, rows // 2) if paired else rows
+        self.unknown_user_share = unknown_user_share
+        packs = packs and task == "recommendation"
         self.width = (settings.targets_per_row or max(1, settings.rec_length // 2)) if packs else 1
         self.histories = Histories(corpus, settings)
-        self.target = corpus.targets("train")
-        self.row = corpus.rec_row[self.target]
-        self._offset = np.asarray(corpus.rec_offset)[self.row]
-        self._rec_end = self._offset + np.asarray(corpus.rec_seen)[self.target]
-        self._search_end = np.asarray(corpus.search_offset)[self.row] + np.asarray(corpus.rec_search_seen)[self.target]
-        self._item = np.asarray(corpus.rec_item)[self.target].astype(np.int64)
-        self._time = np.asarray(corpus.rec_time)[self.target]
-        self._pool = np.flatnonzero(np.asarray(corpus.item_pool))
-        self.negatives = min(negatives, len(self._pool))
-        self._items = corpus.items
-        self._own = _own_items(corpus)
+        at = positions(corpus, "train", task)
+        targets = targets_at(corpus, at, task)
+        if rows_kept is not None:
+            targets = targets_at(corpus, at[rows_kept[targets.row]], task)
+        self.targets = targets
+        self.target, self.row = targets.at, targets.row
+        first = np.asarray(corpus.rec_offset)
+        if task == "search":
+            first = np.asarray(corpus.click_offset)[np.asarray(corpus.search_offset)]
+        self._slot = self.target - first[self.row]
+        self._length = targets.rec_end - np.asarray(corpus.rec_offset)[self.row]
+        self._negatives = Negatives(corpus, targets, negatives, seed_of=(seed, _NEGATIVE), fresh=fresh)
         self._plans: dict[int, Plan] = {}
 
     def steps(self, epoch: int) -> int:
@@ -83,40 +94,57 @@ class TrainingBatches:
         """Batch number ``step`` of ``epoch``."""
         plan = self._plan(epoch)
         part = slice(step * self.rows, (step + 1) * self.rows)
-        lo, hi = plan.lo[part], plan.hi[part]
-        row = self.row[lo]
-        bounds = self.histories.last(row, plan.rec_hi[part], plan.search_hi[part])
+        return self._batch(plan.lo[part], plan.hi[part], epoch, step)
+
+    def share(self, epoch: int, step: int, steps: int) -> Batch | None:
+        """Part ``step`` of ``steps`` equal parts of the epoch, None where there are fewer windows than parts."""
+        plan = self._plan(epoch)
+        total = len(plan.lo)
+        part = slice(step * total // steps, (step + 1) * total // steps)
+        return self._batch(plan.lo[part], plan.hi[part], epoch, step) if part.stop > part.start else None
+
+    def _batch(self, lo: Ints, hi: Ints, epoch: int, step: int) -> Batch:
+        if self.paired:
+            lo, hi = self._with_partners(lo, hi, epoch)
+        row, t = self.row[lo], self.targets
         at = lo[:, None] + np.arange(int((hi - lo).max()))
         mask = at < hi[:, None]
         at = np.where(mask, at, lo[:, None])
-        candidates = np.concatenate([self._item[at][..., None], self._negatives(at, epoch)], 2) * mask[..., None]
+        # The later of two clicks may see less, where its request began before the other click.
+        bounds = self.histories.last(row, t.rec_end[at].max(1), t.search_end[at].max(1))
+        candidates = np.concatenate([t.item[at][..., None], self._negatives.draw(at, epoch)], 2) * mask[..., None]
         batch = self.histories.batch(
             row,
             bounds,
-            np.where(mask, np.clip(self._rec_end[at] - bounds[0][:, None], 0, None), 0),
-            np.where(mask, np.clip(self._search_end[at] - bounds[2][:, None], 0, None), 0),
+            np.where(mask, np.clip(t.rec_end[at] - bounds[0][:, None], 0, None), 0),
+            np.where(mask, np.clip(t.search_end[at] - bounds[2][:, None], 0, None), 0),
             candidates,
             np.zeros(at.shape, dtype=np.int64),
-            np.where(mask, self._time[at], 0),
+            np.where(mask, t.time[at], 0),
             (bits(self.seed, _ROW, epoch, step, np.arange(len(row))) >> np.uint64(1)).astype(np.int64),
+            None if t.query is None else t.query[at],
         )
         hide = uniform(self.seed, _USER, epoch, self.target[lo]) < self.unknown_user_share
         batch.user[np.flatnonzero(hide)] = UNKNOWN
         return batch
 
-    def _negatives(self, at: Ints, epoch: int) -> Ints:
-        """B T n items of the pool, none of the user's own training items (the last redraw stands)."""
-        where = (self.seed, _NEGATIVE, epoch if self.fresh else 0, self.target[at][..., None])
-        draw = np.arange(self.negatives)
-        items = self._pool[below(len(self._pool), *where, draw)]
-        key = self.row[at][..., None] * self._items
-        for redraw in range(1, _REDRAWS):
-            clash = np.nonzero(_contains(self._own, key + items))
-            if not len(clash[0]):
-                break
-            fresh = below(len(self._pool), *where[:3], self.target[at[clash[:2]]], clash[2] + redraw * self.negatives)
-            items[clash] = self._pool[fresh]
-        return items
+    def _with_partners(self, lo: Ints, hi: Ints, epoch: int) -> tuple[Ints, Ints]:
+        """These windows, and for each another that ends with a target of the same item, where there is one."""
+        if not hasattr(self, "_by_item"):
+            self._by_item = np.argsort(self.targets.item, kind="stable")
+            self._place = np.empty_like(self._by_item)
+            self._place[self._by_item] = np.arange(len(self._by_item))
+        last = hi - 1
+        ordered = self.targets.item[self._by_item]
+        item = self.targets.item[last]
+        first, end = np.searchsorted(ordered, item), np.searchsorted(ordered, item, side="right")
+        several = end - first > 1
+        first, count, last = first[several], (end - first)[several], last[several]
+        skip = 1 + below(count - 1, self.seed, _PARTNER, epoch, self.target[last])
+        partner = self._by_item[first + (self._place[last] - first + skip) % count]
+        partner = partner[self.row[partner] != self.row[last]]
+        start = np.searchsorted(self.row, self.row[partner])
+        return np.append(lo, np.maximum(start, partner + 1 - self.width)), np.append(hi, partner + 1)
 
     def _plan(self, epoch: int) -> Plan:
         if epoch not in self._plans:
@@ -124,19 +152,16 @@ class TrainingBatches:
         return self._plans[epoch]
 
     def _make_plan(self, epoch: int) -> Plan:
-        slot = self.target - self._offset
         long_row = np.zeros(int(self.row.max(initial=0)) + 1, dtype=bool)
-        long_row[self.row[slot >= self.width]] = True
+        long_row[self.row[self._slot >= self.width]] = True
         phase = np.where(long_row[self.row], below(self.width, self.seed, _PHASE, epoch, self.row), 0)
-        block = (slot + phase) // self.width
-        first = np.ones(len(slot), dtype=bool)
+        block = (self._slot + phase) // self.width
+        first = np.ones(len(block), dtype=bool)
         first[1:] = (self.row[1:] != self.row[:-1]) | (block[1:] != block[:-1])
         lo = np.flatnonzero(first)
-        hi = np.append(lo[1:], len(slot))
-        rec_hi = np.maximum.reduceat(self._rec_end, lo)
-        search_hi = np.maximum.reduceat(self._search_end, lo)
-        order = self._order(epoch, (rec_hi - self._offset[lo]).clip(max=self.settings.rec_length) + hi - lo)
-        return Plan(lo[order], hi[order], rec_hi[order], search_hi[order])
+        hi = np.append(lo[1:], len(block))[: len(lo)]
+        order = self._order(epoch, self._length[hi - 1].clip(max=self.settings.rec_length) + hi - lo)
+        return Plan(lo[order], hi[order])
 
     def _order(self, epoch: int, length: Ints) -> Ints:
         """Shuffle, sort by length within spans of batches, shuffle the batches; the short last batch stays last."""
@@ -151,22 +176,30 @@ class TrainingBatches:
 
 
 class EvaluationBatches:
-    """The targets of a split with their saved candidates, rows of similar length together."""
+    """The targets of a split with their saved candidates, rows of similar length together.
 
-    def __init__(self, corpus: Corpus, settings: BatchSettings, candidates: CandidateSet, limit: int | None = None) -> None:
+    ``limit`` takes that many of them, ``rows_kept`` (P bool) those of some rows of the corpus; the same for every model.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        settings: BatchSettings,
+        candidates: CandidateSet,
+        limit: int | None = None,
+        rows_kept: NDArray[np.bool_] | None = None,
+    ) -> None:
         self.settings, self.candidates, self._corpus = settings, candidates, corpus
         self.histories = Histories(corpus, settings)
         chosen = np.arange(len(candidates.target))
+        if rows_kept is not None:
+            chosen = chosen[rows_kept[targets_at(corpus, candidates.target, candidates.task).row]]
         if limit is not None and limit < len(chosen):
-            chosen = np.sort(np.argsort(bits(0, chosen), kind="stable")[:limit])
+            chosen = np.sort(chosen[np.argsort(bits(0, chosen), kind="stable")[:limit]])
         self.chosen = chosen
-        self.target = candidates.target[chosen]
-        self.row = corpus.rec_row[self.target]
-        self._rec_end = np.asarray(corpus.rec_offset)[self.row] + np.asarray(corpus.rec_seen)[self.target]
-        self._search_end = np.asarray(corpus.search_offset)[self.row] + np.asarray(corpus.rec_search_seen)[self.target]
-        self._item = np.asarray(corpus.rec_item)[self.target].astype(np.int64)
-        self._time = np.asarray(corpus.rec_time)[self.target]
-        bounds = self.histories.last(self.row, self._rec_end, self._search_end)
+        self.targets = t = targets_at(corpus, candidates.target[chosen], candidates.task)
+        self.target, self.row = t.at, t.row
+        bounds = self.histories.last(self.row, t.rec_end, t.search_end)
         self._order = np.argsort((bounds[1] - bounds[0]) + (bounds[3] - bounds[2]), kind="stable")
 
     def __len__(self) -> int:
@@ -180,24 +213,24 @@ class EvaluationBatches:
 
     def search_places(self, index: Ints, length: int) -> Ints:
         """B S positions of the searches in these targets' batch, -1 where a slot is empty."""
-        bounds = self.histories.last(self.row[index], self._rec_end[index], self._search_end[index])
+        bounds = self.histories.last(self.row[index], self.targets.rec_end[index], self.targets.search_end[index])
         at = bounds[2][:, None] + np.arange(length)
         return np.where(at < bounds[3][:, None], at, -1)
 
     def seen_items(self, index: Ints) -> tuple[Ints, Ints]:
         """(place in ``index``, item) of everything these targets' users clicked before, in either log, uncut."""
         row, c = self.row[index], self._corpus
-        rec_owner, rec_at = expand(np.asarray(c.rec_offset)[row], self._rec_end[index])
+        rec_owner, rec_at = expand(np.asarray(c.rec_offset)[row], self.targets.rec_end[index])
         search_lo = np.asarray(c.search_offset)[row]
         clicks = np.asarray(c.click_offset)
-        click_owner, click_at = expand(clicks[search_lo], clicks[self._search_end[index]])
+        click_owner, click_at = expand(clicks[search_lo], clicks[self.targets.search_end[index]])
         items = [np.asarray(c.rec_item)[rec_at], np.asarray(c.click_item)[click_at]]
         return np.concatenate([rec_owner, click_owner]), np.concatenate(items).astype(np.int64)
 
     def batch(self, index: Ints) -> Batch:
         """The batch of these targets."""
         row = self.row[index]
-        bounds = self.histories.last(row, self._rec_end[index], self._search_end[index])
+        bounds = self.histories.last(row, self.targets.rec_end[index], self.targets.search_end[index])
         items = self.candidates.items(self._corpus, self.chosen[index]).astype(np.int64)
         column = self.candidates.column[self.chosen[index]]
         return self.histories.batch(
@@ -207,35 +240,7 @@ class EvaluationBatches:
             (bounds[3] - bounds[2])[:, None],
             items[:, None, :],
             column[:, None],
-            self._time[index][:, None],
+            self.targets.time[index][:, None],
             self.target[index],
+            None if self.targets.query is None else self.targets.query[index][:, None],
         )
-
-
-def _own_items(corpus: Corpus) -> Ints:
-    """Sorted (row, item) keys of what each user clicked in training, in either log."""
-    rec_row, role = corpus.rec_row, np.asarray(corpus.rec_role)
-    # The training part of a row ends with its last training target; what comes later must not steer training.
-    end = np.zeros(len(corpus.row_user), dtype=np.int64) - 1
-    np.maximum.at(end, rec_row[role == TRAIN], np.flatnonzero(role == TRAIN))
-    time = np.asarray(corpus.rec_time)
-    last = np.where(end >= 0, time[end.clip(min=0)] if len(time) else 0, np.iinfo(np.int64).min)
-    rec = np.arange(len(role)) <= end[rec_row]
-    searched = np.asarray(corpus.search_time) < last[corpus.search_row]
-    click_row = np.repeat(corpus.search_row, np.diff(corpus.click_offset))
-    clicked = np.repeat(searched, np.diff(corpus.click_offset))
-    items = corpus.items
-    keys = np.concatenate(
-        [
-            rec_row[rec] * items + np.asarray(corpus.rec_item)[rec],
-            click_row[clicked] * items + np.asarray(corpus.click_item)[clicked],
-        ]
-    )
-    return np.unique(keys)
-
-
-def _contains(keys: Ints, wanted: Ints) -> NDArray[np.bool_]:
-    """Whether each wanted key is among the sorted keys."""
-    if not len(keys):
-        return np.zeros(wanted.shape, dtype=bool)
-    return keys[np.searchsorted(keys, wanted).clip(max=len(keys) - 1)] == wanted

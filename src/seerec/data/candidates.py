@@ -1,16 +1,16 @@
 """Evaluation candidates: drawn once per split, saved and hashed with the corpus; every model ranks the same items.
 
-Files ``candidates/SPLIT-NAME.npy`` for the splits val and test, with n targets and c negatives each:
+Files ``candidates/[search-]SPLIT-NAME.npy`` for the splits val and test, with n targets and c negatives each:
 
 ============ ========= =============================================================
-``target``   n int64   positions into ``rec_item``
+``target``   n int64   positions into ``rec_item``, of searches into ``click_item``
 ``negative`` n c int32 distinct items of the pool, in the order they were drawn
 ``column``   n uint8   where the positive is put among them, 0..c (wider type above 255)
 ============ ========= =============================================================
 
-The pool is ``item_pool``. A negative is never the positive; with ``repeats = drop`` it is no recommendation or search
-click either that the target may see. Items come one after the other, each with its share of what is left: equal shares
-(``uniform``), or shares by training clicks (``popularity``, i.e. drawn from the interaction list).
+The pool is ``item_pool``, of searches all known items. A negative is never the positive; with ``repeats = drop`` it is no
+recommendation or search click either that the target may see. Items come one after the other, each with its share of what is
+left: equal shares (``uniform``), or shares by training clicks (``popularity``, i.e. drawn from the interaction list).
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from seerec.config import DataSettings
 from seerec.data.corpus import SPLITS, Corpus, damaged, read_array
+from seerec.data.targets import Targets, Task, clicks_of, pool_of, positions, targets_at
 from seerec.errors import SeerecError
 
 _ROWS = 16_384  # targets drawn together
@@ -34,7 +35,8 @@ _CELLS = 4_000_000  # targets x pool items of one exact draw
 class CandidateSet:
     """n targets of a split with c negatives each."""
 
-    target: NDArray[np.int64]  # n    positions into rec_item
+    task: Task
+    target: NDArray[np.int64]  # n    positions: ``Targets.at``
     negative: NDArray[np.int32]  # n c
     column: NDArray[Any]  # n    uint8: column of the positive, 0..c
     hash: str
@@ -45,7 +47,7 @@ class CandidateSet:
         width = negative.shape[1] + 1
         is_positive = np.arange(width) == column[:, None]
         items = np.empty((len(negative), width), np.int32)
-        items[is_positive] = corpus.rec_item[self.target[rows]]
+        items[is_positive] = targets_at(corpus, self.target[rows], self.task).item
         items[~is_positive] = negative.reshape(-1)
         return items
 
@@ -53,10 +55,15 @@ class CandidateSet:
         """Write the three arrays into the corpus folder."""
         (folder / "candidates").mkdir(exist_ok=True)
         for name in ("target", "negative", "column"):
-            np.save(folder / "candidates" / f"{split}-{name}.npy", getattr(self, name))
+            np.save(folder / "candidates" / f"{name_of(split, self.task)}-{name}.npy", getattr(self, name))
 
 
-def load(corpus: Corpus, split: str) -> CandidateSet:
+def name_of(split: str, task: Task) -> str:
+    """The name of a candidate set in the corpus."""
+    return split if task == "recommendation" else f"search-{split}"
+
+
+def load(corpus: Corpus, split: str, task: Task = "recommendation") -> CandidateSet:
     """The candidate set of ``split`` (val or test), memory-mapped.
 
     Raises
@@ -64,19 +71,20 @@ def load(corpus: Corpus, split: str) -> CandidateSet:
     SeerecError
         The corpus has no candidates for this split, or others than were drawn.
     """
-    files = [corpus.path / "candidates" / f"{split}-{name}.npy" for name in ("target", "negative", "column")]
+    name = name_of(split, task)
+    files = [corpus.path / "candidates" / f"{name}-{part}.npy" for part in ("target", "negative", "column")]
     known = corpus.manifest.get("candidates", {})
-    if split not in known or not all(file.is_file() for file in files):
-        raise SeerecError(f"{corpus.path} has no candidates for the split {split}.", "Run `seerec prepare` again.")
+    if name not in known or not all(file.is_file() for file in files):
+        raise SeerecError(f"{corpus.path} has no candidates for the split {name}.", "Run `seerec prepare` again.")
     try:
         target, negative, column = (read_array(file) for file in files)
         shaped = target.dtype == np.int64 and negative.dtype == np.int32 and negative.shape[:1] == target.shape == column.shape
-        agrees = shaped and negative.ndim == 2 and _hash(target, negative, column) == known[split]["hash"]
+        agrees = shaped and negative.ndim == 2 and _hash(target, negative, column) == known[name]["hash"]
     except Exception as error:  # damaged bytes make NumPy raise anything
-        raise damaged(corpus.path, f"candidates of the split {split}: {error}") from error
+        raise damaged(corpus.path, f"candidates of the split {name}: {error}") from error
     if not agrees:
-        raise damaged(corpus.path, f"candidates of the split {split}: not those that were drawn")
-    return CandidateSet(target, negative, column, known[split]["hash"])
+        raise damaged(corpus.path, f"candidates of the split {name}: not those that were drawn")
+    return CandidateSet(task, target, negative, column, known[name]["hash"])
 
 
 def _hash(*arrays: NDArray[Any]) -> str:
@@ -106,16 +114,16 @@ class _Clicked:
 class _Exclusions:
     """What may not be a negative of a target: the positive, and (unless repeats are kept) the clicks it may see."""
 
-    def __init__(self, corpus: Corpus, target: NDArray[np.int64], repeats: str) -> None:
-        self._positive = corpus.rec_item[target].astype(np.int64)
+    def __init__(self, corpus: Corpus, targets: Targets, repeats: str) -> None:
+        self._positive = targets.item
         self._history = repeats == "drop"
         if self._history:
-            row = corpus.rec_row[target]
+            row = self._row = targets.row
             click_row = np.repeat(corpus.search_row, np.diff(corpus.click_offset))
-            self._row = row
-            self._rec_end = corpus.rec_offset[row] + corpus.rec_seen[target]
-            self._click_end = corpus.click_offset[corpus.search_offset[row] + corpus.rec_search_seen[target]]
-            self._most = corpus.rec_seen[target] + self._click_end - corpus.click_offset[corpus.search_offset[row]]
+            self._rec_end = targets.rec_end
+            self._click_end = corpus.click_offset[targets.search_end]
+            first = corpus.rec_offset[row] + corpus.click_offset[corpus.search_offset[row]]
+            self._most = self._rec_end + self._click_end - first
             self._rec = _Clicked(corpus.rec_row, corpus.rec_item, corpus.items)
             self._click = _Clicked(click_row, corpus.click_item, corpus.items)
 
@@ -173,10 +181,10 @@ class _PoolTooSmallError(Exception):
     """Some target has fewer items left than negatives are wanted."""
 
 
-def _too_small(corpus: Corpus, settings: DataSettings, pool: NDArray[np.int64]) -> SeerecError:
+def _too_small(corpus: Corpus, settings: DataSettings, pool: NDArray[np.int64], task: Task) -> SeerecError:
     """The error that names how many negatives every target of both splits can have."""
-    target = np.concatenate([corpus.targets("val"), corpus.targets("test")])
-    left = _Exclusions(corpus, target, settings.repeats).fewest_left(pool, settings.negatives)
+    at = np.concatenate([positions(corpus, split, task) for split in ("val", "test")])
+    left = _Exclusions(corpus, targets_at(corpus, at, task), settings.repeats).fewest_left(pool, settings.negatives)
     return SeerecError(
         f"The candidate pool is too small: a target needs {settings.negatives} negatives and only {left} of its {len(pool)} "
         "items are left after its positive and its own history.",
@@ -184,25 +192,25 @@ def _too_small(corpus: Corpus, settings: DataSettings, pool: NDArray[np.int64]) 
     )
 
 
-def draw(corpus: Corpus, split: str, settings: DataSettings) -> CandidateSet:
-    """Draw the candidates of ``split`` (val or test); they depend on the corpus, the split and the seed alone.
+def draw(corpus: Corpus, split: str, settings: DataSettings, task: Task = "recommendation") -> CandidateSet:
+    """Draw the candidates of ``split`` (val or test); they depend on the corpus, the split, the task and the seed alone.
 
     Raises
     ------
     SeerecError
         The pool holds too few items for some target.
     """
-    wanted, target = settings.negatives, corpus.targets(split)
-    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([settings.seed, SPLITS[split]])))
-    count = np.asarray(corpus.item_count)
+    wanted, target = settings.negatives, positions(corpus, split, task)
+    entropy = [settings.seed, SPLITS[split], *([1] if task == "search" else [])]
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
     uniform = settings.sampler == "uniform"
-    weight = np.ones_like(count) if uniform else count
-    pool = np.flatnonzero(corpus.item_pool & (weight > 0))
-    if len(pool) < wanted:
-        raise _too_small(corpus, settings, pool)
-    weight = weight[pool]
+    pool, count = pool_of(corpus, task), clicks_of(corpus, task)
+    weight = np.ones(len(pool), np.int64) if uniform else count[pool]
+    pool, weight = pool[weight > 0], weight[weight > 0]
+    if len(pool) < wanted and len(target):
+        raise _too_small(corpus, settings, pool, task)
     upto = np.cumsum(weight)
-    excluded = _Exclusions(corpus, target, settings.repeats)
+    excluded = _Exclusions(corpus, targets_at(corpus, target, task), settings.repeats)
     negative = np.empty((len(target), wanted), np.int32)
     for start in range(0, len(target), _ROWS):
         place = np.arange(start, min(start + _ROWS, len(target)))
@@ -228,8 +236,8 @@ def draw(corpus: Corpus, split: str, settings: DataSettings) -> CandidateSet:
             try:
                 _fill(filled, place[rows], excluded, pool, weight, generator)
             except _PoolTooSmallError:
-                raise _too_small(corpus, settings, pool) from None
+                raise _too_small(corpus, settings, pool, task) from None
             chosen[rows] = filled
         negative[start : start + len(place)] = chosen
     at = generator.integers(0, wanted + 1, len(target)).astype(np.min_scalar_type(wanted))
-    return CandidateSet(target, negative, at, _hash(target, negative, at))
+    return CandidateSet(task, target, negative, at, _hash(target, negative, at))

@@ -16,8 +16,11 @@ Arrays (``NAME.npy``), with P rows, E recommendation clicks, Q searches:
 ``rec_role``       E   uint8    0 history only, 1 training target, 2 validation target, 3 test target
 ``search_time``    Q   int64    ms UTC
 ``search_query``   Q   int32    index into the queries
+``search_rec_seen`` Q  int32    clicks of the row that this search, as a target, may see
+``search_search_seen`` Q int32  searches of the row that it may see: those that ended before it began
 ``click_offset``   Q+1 int64    clicked items of search q are ``click_item[click_offset[q]:click_offset[q + 1]]``
 ``click_item``     any int32    known items only
+``click_role``     any uint8    as a target of the search task: 0 none, 1 training, 2 validation, 3 test
 ``query_offset``   any int64    words of query i are ``query_word[query_offset[i]:query_offset[i + 1]]``
 ``query_word``     any int32    1 = unknown word
 ``item_count``     I   int64    training clicks on each item in the recommendation log
@@ -34,7 +37,7 @@ int32, ``text``, ``count``), ``queries`` (``query`` int32, ``text``), ``quaranti
 ``content``), ``items_categories`` and ``users_categories`` (``column``, ``value`` int32, ``text``: what a category
 value means).
 
-Candidate sets (``candidates/SPLIT-{target,negative,column}.npy``): see ``candidates.py``. Truth labels, for evaluation
+Candidate sets (``candidates/[search-]SPLIT-{target,negative,column}.npy``): see ``candidates.py``. Truth labels, for evaluation
 only (``truth/search_relevant.npy``, Q int8: 1 the user's own, 0 added noise with the same words and items, 2 off-topic
 noise, -1 unknown; ``truth/target_announced.npy``, E int8: 1 where a search announced the interest of this click). No
 model ever reads them.
@@ -56,7 +59,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from seerec.errors import SeerecError
 
-FORMAT = 1
+FORMAT = 2
 PADDING, UNKNOWN, FIRST_ID = 0, 1, 2
 HISTORY, TRAIN, VALIDATION, TEST = 0, 1, 2, 3
 SPLITS = {"train": TRAIN, "val": VALIDATION, "test": TEST}
@@ -71,8 +74,11 @@ ARRAYS = [
     "rec_role",
     "search_time",
     "search_query",
+    "search_rec_seen",
+    "search_search_seen",
     "click_offset",
     "click_item",
+    "click_role",
     "query_offset",
     "query_word",
     "item_count",
@@ -162,11 +168,9 @@ class Corpus:
         if not isinstance(manifest, dict) or manifest.get("kind") != "seerec-corpus":
             raise SeerecError(f"{path} is not a prepared corpus (its manifest is of another kind).", fix)
         number = manifest.get("format")
-        if isinstance(number, int) and number > FORMAT:
-            raise SeerecError(
-                f"{path} has corpus format {number}, this seerec reads up to {FORMAT}.",
-                "Install a newer seerec, or prepare again with this one.",
-            )
+        if type(number) is int and number >= 1 and number != FORMAT:
+            better = "Prepare again with this seerec" + ("." if number < FORMAT else ", or install a newer one.")
+            raise SeerecError(f"{path} has corpus format {number}, this seerec reads {FORMAT}.", better)
         names = [f"{name}.npy" for name in ARRAYS] + [f"{name}.parquet" for name in TABLES]
         missing = [name for name in names if not (path / name).is_file()]
         if missing:
@@ -257,7 +261,7 @@ def _check_content(path: Path, manifest: dict[str, Any]) -> None:
     for what, agrees in {
         "counts.words": checked.counts.get("words") == words,
         "tokeniser": [tokeniser.version, tokeniser.min_word_count, tokeniser.max_words] == limits,
-        "candidates": checked.candidates.keys() == {"val", "test"},
+        "candidates": checked.candidates.keys() == {"val", "test", "search-val", "search-test"},
         "bounds": checked.bounds.keys() == {"val_start", "test_start"},
         "source": all(side is None or len(side.category) == columns[name] for name, side in named.items()),
     }.items():

@@ -46,8 +46,9 @@ class Histories:
         positive: Ints,
         target_time: Ints,
         key: Ints,
+        target_query: Ints | None = None,
     ) -> Batch:
-        """A batch of B rows; the last six arrays as in ``Batch``."""
+        """A batch of B rows; arrays as in ``Batch``, but ``target_query``, of a search batch, is B T indices into the queries."""
         a, (rec_lo, rec_hi, search_lo, search_hi) = self._a, bounds
         rec_at, rec_mask = _slots(rec_lo, rec_hi)
         search_at, searched = _slots(search_lo, search_hi)
@@ -60,6 +61,10 @@ class Histories:
         click_hi = _take(a["click_offset"][1:], search_at, searched)
         clicks = _ragged(a["click_item"], click_lo, click_hi, self.settings.clicks)
         b, t = rec_seen.shape
+        asked = np.zeros((b, t, words.shape[2]), dtype=np.int64)
+        if target_query is not None:
+            offset = a["query_offset"]
+            asked = _ragged(a["query_word"], offset[target_query], offset[target_query + 1], self.settings.query_words)
         return Batch(
             user=_tensor(a["row_user"][row]),
             rec=_tensor(rec),
@@ -73,8 +78,8 @@ class Histories:
             candidates=_tensor(candidates),
             positive=_tensor(positive),
             target_time=_tensor(target_time),
-            task=torch.zeros(b, dtype=torch.int64),
-            target_query=torch.zeros(b, t, words.shape[2], dtype=torch.int64),
+            task=torch.full((b,), int(target_query is not None), dtype=torch.int64),
+            target_query=_tensor(asked),
             key=_tensor(key),
         )
 

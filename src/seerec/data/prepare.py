@@ -24,6 +24,7 @@ from seerec.data.corpus import FORMAT, SPLITS, TRAIN, UNKNOWN, Corpus, hash_cont
 from seerec.data.events import Events
 from seerec.data.features import item_features, user_features, write_features
 from seerec.data.splits import Bounds, check_bounds, no_clicks, no_targets, split_instants
+from seerec.data.targets import TASKS
 from seerec.data.text import Tokeniser, encode
 from seerec.errors import SeerecError
 
@@ -51,10 +52,12 @@ def write_corpus(events: Events, out: Path, settings: DataSettings) -> Corpus:
             counts, bounds = _run_plan(connection, folder, settings, instants)
         arrays = Corpus(folder, {})
         sets: dict[str, Any] = {}
-        for split in ("val", "test"):
-            drawn = candidates.draw(arrays, split, settings)
-            drawn.save(folder, split)
-            sets[split] = {"hash": drawn.hash, "targets": len(drawn.target), "negatives": settings.negatives}
+        for task in TASKS:
+            for split in ("val", "test"):
+                drawn = candidates.draw(arrays, split, settings, task)
+                drawn.save(folder, split)
+                facts = {"hash": drawn.hash, "targets": len(drawn.target), "negatives": settings.negatives}
+                sets[candidates.name_of(split, task)] = facts
         write_json(
             folder / "manifest.json",
             {
@@ -193,13 +196,15 @@ def _write_events(
     )
     search = _arrays(
         connection,
-        "SELECT row_id, time, query, training, CAST(coalesce(relevant, -1) AS INTEGER) AS relevant "
-        "FROM search_event ORDER BY row_id, n",
+        "SELECT row_id, time, query, training, recs, searches, CAST(coalesce(relevant, -1) AS INTEGER) AS relevant "
+        "FROM search_seen ORDER BY row_id, n",
     )
-    click = _arrays(connection, "SELECT row_id, n, item FROM search_event_click ORDER BY row_id, n, place")
+    click = _arrays(connection, "SELECT row_id, n, item, role FROM search_target ORDER BY row_id, n, place")
     rec_offset, search_offset = _offsets(rec["row_id"], len(rows)), _offsets(search["row_id"], len(rows))
     before = np.arange(len(rec["item"])) - rec_offset[rec["row_id"]]
     assert (rec["recs"] <= before).all(), "a click would be in its own history"
+    before = np.arange(len(search["time"])) - search_offset[search["row_id"]]
+    assert (search["searches"] <= before).all(), "a search would be in its own history"
     known = np.zeros(len(rows), bool)
     known[rec["row_id"][rec["part"] == TRAIN]] = True
     known[search["row_id"][search["training"] == 1]] = True
@@ -211,10 +216,13 @@ def _write_events(
         "clicks_on_unknown_items": _count(connection, "FROM click") - len(role),
         "searches_without_word_or_known_click": _count(connection, "FROM search") - len(search["time"]),
     } | _count_targets(connection, rec, settings, bounds)  # fmt: skip
+    counts |= {f"search_targets_{split}": int((click["role"] == part).sum()) for split, part in SPLITS.items()}
     _save(folder, {
         "row_user": row_user, "rec_offset": rec_offset, "search_offset": search_offset, "rec_item": rec["item"],
         "rec_time": rec["time"], "rec_seen": rec["recs"], "rec_search_seen": rec["searches"], "rec_role": role,
-        "search_time": search["time"], "search_query": search["query"], "click_item": click["item"],
+        "search_time": search["time"], "search_query": search["query"],
+        "search_rec_seen": search["recs"], "search_search_seen": search["searches"],
+        "click_item": click["item"], "click_role": click["role"].astype(np.uint8),
         "click_offset": _offsets(search_offset[click["row_id"]] + click["n"], len(search["time"])),
     })  # fmt: skip
     if (search["relevant"] >= 0).any():

@@ -1,8 +1,10 @@
--- One row per search, given to its owner. A search counts from its last row on, so that no click of it is seen before it happened.
+-- One row per search, given to its owner. A search counts from its last row on, so that no click of it is seen before it happened;
+-- cut: its first row, from which on nothing is history of it.
 CREATE TABLE search AS
 SELECT
     o.row_id, s.user_id, s.search_id,
     max(s.timestamp) AS time,
+    min(s.timestamp) AS cut,
     min(s.line) AS line,
     coalesce(min(s.query), '') AS query,
     max(s.relevant) AS relevant,

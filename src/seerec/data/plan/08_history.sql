@@ -18,7 +18,7 @@ WITH clicked AS (
     SELECT DISTINCT user_id, search_id FROM known_search_click
 )
 SELECT
-    s.row_id, s.user_id, s.search_id, s.time, s.relevant, s.training, q.query,
+    s.row_id, s.user_id, s.search_id, s.time, s.cut, s.relevant, s.training, q.query,
     CAST(row_number() OVER (PARTITION BY s.row_id ORDER BY s.time, s.line) - 1 AS INTEGER) AS n
 FROM search AS s
 JOIN query_word_count AS q ON q.text = s.query

@@ -12,9 +12,8 @@ SELECT
         ELSE 0
     END AS fate
 FROM rec_event AS e
-JOIN seen AS s ON s.row_id = e.row_id AND s.n = e.n
+JOIN seen AS s ON s.row_id = e.row_id AND s.n = e.n AND s.task = 0
 LEFT JOIN searched AS q ON q.row_id = e.row_id AND q.item = e.item
 CROSS JOIN settings AS o;
 
 DROP TABLE rec_event;
-DROP TABLE seen;
