@@ -34,6 +34,7 @@ from seerec.models.registry import MODELS, build
 from seerec.training.optimizers import LazyAdam
 
 EXCEPTIONS: dict[tuple[str, str], str] = {
+    ("unisar", "key.bias"): "no gradient: softmax does not feel what is added to all its logits",
     ("lcr-ser", "key.bias"): "no gradient: softmax does not feel what is added to all its logits",
     ("sasrec", "key.bias"): "no gradient: softmax does not feel what is added to all its logits",
     ("gru4rec", "inputs.user"): "no gradient: GRU4Rec does not read the user",
@@ -43,6 +44,8 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("cl4srec", "key.bias"): "no gradient: softmax does not feel what is added to all its logits",
     ("cl4srec", "inputs.user"): "no gradient: CL4SRec does not read the user",
     ("nrhub", "inputs.user"): "no gradient: NRHUB does not read the user",
+    ("query-seqrec", "key.bias"): "no gradient: softmax does not feel what is added to all its logits",
+    ("query-seqrec", "inputs.user"): "no gradient: Query-SeqRec does not read the user",
     ("rearec-erl", "key.bias"): "no gradient: softmax does not feel what is added to all its logits",
     ("rearec-prl", "key.bias"): "no gradient: softmax does not feel what is added to all its logits",
     ("rearec-erl", "inputs.user"): "no gradient: ReaRec does not read the user",

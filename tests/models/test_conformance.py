@@ -39,6 +39,12 @@ class TestSASRecOnMergedHistory(ModelConformance):
 
 class TestBERT4Rec(ModelConformance):
     key = "bert4rec"
+    test_overfits_64_rows_of_64_users = None  # Cloze masks, drawn anew, cannot be learnt by heart: without them, below
+
+
+class TestBERT4RecWithoutCloze(ModelConformance):
+    key = "bert4rec"
+    settings = {"cloze_weight": 0.0}  # noqa: RUF012
 
 
 class TestBERT4RecOnMergedHistory(ModelConformance):
@@ -73,6 +79,26 @@ class TestReaRecPRLOnMergedHistory(ModelConformance):
 
 class TestNRHUB(ModelConformance):
     key = "nrhub"
+
+
+class TestQuerySeqRec(ModelConformance):
+    key = "query-seqrec"
+
+
+class TestQuerySeqRecAsReleased(ModelConformance):
+    key = "query-seqrec"
+    settings = {"residual": False, "early_query": True, "softmax": "full", "clicks": 1}  # noqa: RUF012
+    test_overfits_64_rows_of_64_users = None  # once per model is enough
+
+
+class TestUniSAR(ModelConformance):
+    key = "unisar"
+
+
+class TestUniSAROfTheAuthors(ModelConformance):
+    key = "unisar"
+    settings = {"project": "tanh"}  # noqa: RUF012
+    test_overfits_64_rows_of_64_users = None  # once per model is enough
 
 
 class TestLCRSER(ModelConformance):

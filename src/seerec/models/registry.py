@@ -11,11 +11,28 @@ from seerec.models.gru4rec import GRU4Rec
 from seerec.models.lcr_ser import LCRSER
 from seerec.models.nrhub import NRHUB
 from seerec.models.popularity import LastClick, LastSearchClick, Popularity
+from seerec.models.query_seqrec import QuerySeqRec
 from seerec.models.rearec import ReaRecERL, ReaRecPRL
 from seerec.models.sasrec import SASRec
+from seerec.models.unisar import UniSAR
 
 MODELS: dict[str, type[Recommender[Any]]] = {
-    model.key: model for model in (Popularity, LastClick, LastSearchClick, GRU4Rec, SASRec, BERT4Rec, CL4SRec, ReaRecERL, ReaRecPRL, NRHUB, LCRSER)
+    model.key: model
+    for model in (
+        Popularity,
+        LastClick,
+        LastSearchClick,
+        GRU4Rec,
+        SASRec,
+        BERT4Rec,
+        CL4SRec,
+        ReaRecERL,
+        ReaRecPRL,
+        NRHUB,
+        QuerySeqRec,
+        UniSAR,
+        LCRSER,
+    )
 }
 
 

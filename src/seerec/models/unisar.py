@@ -1,0 +1,290 @@
+"""UniSAR: user transitions between search and recommendation (Shi et al., SIGIR 2024).
+
+Both histories ordered by time form one sequence of clicks (e_v) and searches (e_q + mean clicked item). Three encoders read
+it: ``across`` lets a token attend only to tokens of the OTHER kind, which gives s2r at the clicks and r2s at the searches;
+``within_rec`` and ``within_search`` are plain encoders of one kind each, R and S. They are fused by decoder layers,
+F_r = fusion_rec(R, memory s2r) and F_s = fusion_search(S, memory r2s), and read by target attention,
+f = softmax(F W e_v) F per side. Then z = [f_r, f_s, e_v, e_u, q], where q is the query of a search target and a learned vector
+for a recommendation, goes through a PLE: shared and own experts, mixed by a gate for each task, a tower and an MLP for each task.
+
+Loss: 1:n binary cross-entropy of the batch's task, a contrastive loss between queries and clicked items, and one between the
+pooled views (s2r, R) and (r2s, S) of a row. This is the paper's objective and the shared one, so ``group`` and ``original``
+are the same here. Rows of searches are the second task; the training loop weighs their whole objective by ``search_weight``.
+
+The authors' program is this with ``project = "tanh"`` and the defaults below. Its parts by name: torch's encoder layer is
+``EncoderLayer`` (its packed in_proj is query, key, value), torch's decoder layer is ``FusionLayer``; positions
+are ``position`` (merged order), ``position_rec``, ``position_search``; the bilinear W of target attention is
+``target_rec.query.weight``; a gate's columns are the shared experts, then the task's own. Differences: negatives of the
+query-item loss come from the batch instead of a cycled list; a row with an empty side gets zeros for it instead of NaN, and
+does not enter the contrast of views; the first layer of the PLE multiplies what all candidates share only once; matrices start
+from the library's Xavier normal, where theirs starts in_proj from Xavier uniform and W from a smaller normal.
+The paper's body was not available: the form is that of the program.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Annotated, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seerec.batch import Batch
+from seerec.models.alignment import QueryItemAlignment, Temperature
+from seerec.models.base import Kind, ModelConfig, NeuralRecommender, Vocabulary
+from seerec.models.inputs import InputLayer
+from seerec.models.layers import Attention, EncoderLayer, ScoringMLP, dropout, initialise, masked_mean, reach
+from seerec.models.losses import in_batch, ranking_loss
+from seerec.models.merging import merge
+from seerec.models.target_attention import TargetAttention
+from seerec.models.unpacking import unpack
+
+Width = Annotated[int, Field(ge=1, le=65_536)]
+
+
+class UniSARConfig(ModelConfig):
+    """Settings of UniSAR; the defaults are the authors' for KuaiSAR."""
+
+    layers: int = Field(1, ge=1, le=100)
+    """Layers of each encoder and of each fusion (authors' program)."""
+    heads: int = Field(2, ge=1)
+    """Heads of every attention but the target attention, which has one (authors' program)."""
+    feed_width: int | None = Field(None, ge=1, le=65_536)
+    """Inner width of the feed-forward networks; None: D (authors' program)."""
+    shared_experts: int = Field(4, ge=1, le=1000)
+    """Experts that both tasks read (authors' program)."""
+    own_experts: int = Field(4, ge=1, le=1000)
+    """Experts of each task (authors' program)."""
+    expert_width: Width = 64
+    """Outputs of an expert (authors' program)."""
+    tower: tuple[Width, ...] = Field((128, 64), min_length=1)
+    """Layers of each task's tower (authors' program)."""
+    hidden: tuple[Width, ...] = (200, 80)
+    """Hidden layers of each task's MLP after its tower (authors' program)."""
+    search_weight: float = Field(0.1, ge=0)
+    """Weight of the search task beside recommendation (authors: .1 on KuaiSAR, .01 on Amazon)."""
+    query_item_weight: float = Field(0.001, ge=0)
+    """Weight of the contrastive loss between queries and clicked items (authors: .001 on KuaiSAR, .1 on Amazon)."""
+    query_item_temperature: float = Field(0.5, gt=0)
+    """Where its learned temperature starts (authors: .5 on KuaiSAR, .1 on Amazon)."""
+    query_item_negatives: int = Field(1024, ge=1)
+    """Its negatives in either direction, at most (authors: 1024)."""
+    view_weight: float = Field(0.1, ge=0)
+    """Weight of the contrastive loss between views of a row (authors: .1 on KuaiSAR, .01 on Amazon)."""
+    view_temperature: float = Field(0.1, gt=0)
+    """Where its learned temperatures start (authors' program)."""
+
+
+@dataclass(frozen=True)
+class UniSARState:
+    """What the histories became, M = B T rows of one target each."""
+
+    targets: int  # T, how many targets a row of the batch had
+    task: Tensor  # M
+    user: Tensor  # M D
+    query: Tensor  # M D      of the target; for a recommendation the learned vector
+    fused_rec: Tensor  # M R D    F_r
+    fused_search: Tensor  # M S D    F_s
+    sees_rec: Tensor  # M R      bool
+    sees_search: Tensor  # M S      bool
+    queries: Tensor  # M S D    e_q of the searches
+    views: Tensor  # M 4 D    means of s2r, R, r2s, S over what the target sees
+
+    def rows(self, index: Tensor) -> "UniSARState":
+        """Some rows of the state."""
+        return UniSARState(1, *(getattr(self, f.name)[index] for f in fields(self)[1:]))
+
+
+class UniSAR(NeuralRecommender[UniSARState]):
+    """See the module's docstring."""
+
+    key = "unisar"
+    title = "UniSAR"
+    reads = frozenset({"rec", "query", "click", "user", "time", "features"})
+    searches = True
+    Config = UniSARConfig
+
+    def __init__(self, config: UniSARConfig, vocabulary: Vocabulary, rec_length: int, search_length: int) -> None:
+        super().__init__()
+        d, inner = config.width, config.feed_width or config.width
+        self.config = config
+        self.inputs = InputLayer(vocabulary, config)
+        self.position = nn.Parameter(torch.empty(rec_length + search_length, d))
+        self.position_rec = nn.Parameter(torch.empty(rec_length, d))
+        self.position_search = nn.Parameter(torch.empty(search_length, d))
+
+        def encoder() -> nn.ModuleList:
+            return nn.ModuleList(EncoderLayer(d, config.heads, inner, config.dropout) for _ in range(config.layers))
+
+        def fusion() -> nn.ModuleList:
+            return nn.ModuleList(FusionLayer(d, config.heads, inner, config.dropout) for _ in range(config.layers))
+
+        self.across, self.within_rec, self.within_search = encoder(), encoder(), encoder()
+        self.fusion_rec, self.fusion_search = fusion(), fusion()
+        self.target_rec, self.target_search = TargetAttention(d, "bilinear", 1), TargetAttention(d, "bilinear", 1)
+        self.recommendation_query = nn.Parameter(torch.empty(d))
+        self.experts = nn.ModuleList(nn.Linear(5 * d, config.expert_width) for _ in range(config.shared_experts))
+        self.recommendation, self.search = TaskHead(config), TaskHead(config)
+        self.query_item = QueryItemAlignment(d, config.query_item_temperature, config.query_item_negatives)
+        self.views_rec, self.views_search = (ViewContrast(d, config.view_temperature) for _ in range(2))
+        initialise(self)
+        for table in (self.position, self.position_rec, self.position_search, self.recommendation_query):
+            nn.init.normal_(table, std=0.02)
+
+    def encode(self, batch: Batch) -> UniSARState:
+        """Both histories of each target, and its query."""
+        one = unpack(batch)
+        at_rec, at_search = reach(one.rec != 0, one.rec_seen), reach(one.searched, one.search_seen)
+        sees_rec, sees_search = at_rec.visible[:, 0], at_search.visible[:, 0]
+        queries = self.inputs.queries(one.query)
+        clicks = self.inputs.items(one.rec)
+        searches = queries + masked_mean(self.inputs.items(one.click), one.click != 0)
+        s2r, r2s = self._across(one, clicks, searches, sees_rec, sees_search)
+        rec, search = clicks + self.position_rec[at_rec.position], searches + self.position_search[at_search.position]
+        for layer in self.within_rec:
+            rec = layer(rec, between(rec, sees_rec))
+        for layer in self.within_search:
+            search = layer(search, between(search, sees_search))
+        fused_rec, fused_search = rec, search
+        for layer in self.fusion_rec:
+            fused_rec = layer(fused_rec, s2r, sees_rec)
+        for layer in self.fusion_search:
+            fused_search = layer(fused_search, r2s, sees_search)
+        is_search = (one.task == 1).unsqueeze(1)
+        return UniSARState(
+            batch.rec_seen.shape[1],
+            one.task,
+            self.inputs.users(one.user),
+            torch.where(is_search, self.inputs.queries(one.target_query[:, 0]), self.recommendation_query),
+            fused_rec,
+            fused_search,
+            sees_rec,
+            sees_search,
+            queries,
+            torch.stack([masked_mean(x, sees) for x, sees in
+                         ((s2r, sees_rec), (rec, sees_rec), (r2s, sees_search), (search, sees_search))], 1),
+        )  # fmt: skip
+
+    def _across(self, batch: Batch, rec: Tensor, search: Tensor, sees_rec: Tensor, sees_search: Tensor) -> tuple[Tensor, Tensor]:
+        """s2r and r2s. Only tokens of different kinds attend, so each kind's tokens stay in their own tensor."""
+        place = merge(batch).place
+        rec = rec + self.position[place[:, : rec.shape[1]]]
+        search = search + self.position[place[:, rec.shape[1] :]]
+        for module in self.across:
+            layer = cast(EncoderLayer, module)
+            from_search, _ = layer.attention(rec, layer.attention.history(search), between(rec, sees_search))
+            from_rec, _ = layer.attention(search, layer.attention.history(rec), between(search, sees_rec))
+            rec = layer.feed(layer.join(rec, from_search, layer.norm_attention))
+            search = layer.feed(layer.join(search, from_rec, layer.norm_attention))
+        return rec, search
+
+    def score(self, state: UniSARState, items_BTCD: Tensor) -> Tensor:
+        """B T C; each row is scored by the head of its task alone."""
+        targets, c = state.targets, items_BTCD.shape[2]
+        b = len(state.task) // targets
+        one_catalogue = items_BTCD.shape[:2] == (1, 1)
+        items = items_BTCD if one_catalogue else items_BTCD.expand(b, targets, -1, -1).flatten(0, 1).unsqueeze(1)
+        logits = items.new_zeros(b * targets, c)
+        for task, head in enumerate((self.recommendation, self.search)):
+            rows = (state.task == task).nonzero().flatten()
+            if len(rows):
+                own = self._score(head, state.rows(rows), items if one_catalogue else items[rows])
+                logits = logits.index_copy(0, rows, own)
+        return logits.view(b, targets, c)
+
+    def _score(self, head: "TaskHead", state: UniSARState, items: Tensor) -> Tensor:
+        """Rows of one task, M C; items are M 1 C D or 1 1 C D."""
+        f_r = read(self.target_rec, items, state.fused_rec, state.sees_rec)
+        f_s = read(self.target_search, items, state.fused_search, state.sees_search)
+        z = (f_r, f_s, items, state.user[:, None, None], state.query[:, None, None])
+        return head(z, self.experts).squeeze(1)
+
+    def objective(self, batch: Batch, state: UniSARState, kind: Kind = "group") -> dict[str, Tensor]:  # noqa: ARG002
+        """Both objectives are the paper's: ranking, query-item and view terms, of the batch's task."""
+        config, one = self.config, unpack(batch)
+        logits = self.score(state, self.items(batch.candidates))
+        terms = {"rank": ranking_loss(logits, batch.positive, batch.target_mask, config.loss)}
+        whole = one.target_mask[:, 0] & state.sees_rec.any(1) & state.sees_search.any(1)
+        if config.query_item_weight > 0:
+            shown = state.sees_search & one.target_mask
+            terms["query_item"] = config.query_item_weight * self.query_item(one, shown, state.queries, self.items)
+        if config.view_weight > 0:
+            s2r, rec, r2s, search = state.views[whole].unbind(1)
+            terms["views"] = config.view_weight * (self.views_rec(s2r, rec) + self.views_search(r2s, search))
+        return terms
+
+
+class FusionLayer(nn.Module):
+    """torch's decoder layer: attention among the targets, attention to the memory, feed-forward; a norm after each."""
+
+    def __init__(self, width: int, heads: int, inner: int, dropout: float) -> None:
+        super().__init__()
+        self.layer = EncoderLayer(width, heads, inner, dropout)
+        self.cross = Attention(width, heads, dropout)
+        self.norm_cross = nn.LayerNorm(width)
+
+    def forward(self, x_MLD: Tensor, memory_MLD: Tensor, sees_ML: Tensor) -> Tensor:
+        """M L D -> M L D; targets and memory are the same events."""
+        layer, mask = self.layer, between(x_MLD, sees_ML)
+        update, _ = layer.attention(x_MLD, layer.attention.history(x_MLD), mask)
+        x = layer.join(x_MLD, update, layer.norm_attention)
+        update, _ = self.cross(x, self.cross.history(memory_MLD), mask)
+        return layer.feed(layer.join(x, update, self.norm_cross))
+
+
+class TaskHead(nn.Module):
+    """What a task owns of the PLE: experts, gate over [shared ; own], tower, MLP. Dropout follows every ReLU."""
+
+    def __init__(self, config: UniSARConfig) -> None:
+        super().__init__()
+        z, own = 5 * config.width, config.own_experts
+        self.experts = nn.ModuleList(nn.Linear(z, config.expert_width) for _ in range(own))
+        self.gate = nn.Linear(z, config.shared_experts + own)
+        self.tower = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise((config.expert_width, *config.tower)))
+        self.output = ScoringMLP((config.tower[-1],), config.hidden, config.dropout)
+        self.dropout = config.dropout
+
+    def forward(self, z: Sequence[Tensor], shared: nn.ModuleList) -> Tensor:
+        """The five parts of z, each at its own size (M or 1, 1, C or 1, D) -> logits M 1 C."""
+        layers = [cast(nn.Linear, layer) for layer in (*shared, *self.experts, self.gate)]
+        weights = torch.cat([layer.weight for layer in layers]).chunk(5, 1)
+        x = F.linear(z[-1], weights[-1], torch.cat([layer.bias for layer in layers]))
+        for part, weight in zip(z[-2::-1], weights[-2::-1], strict=True):
+            x = x + F.linear(part, weight)
+        experts, gate = x.split([x.shape[-1] - self.gate.out_features, self.gate.out_features], -1)
+        experts = dropout(F.relu(experts), self.dropout, self.training).unflatten(-1, (self.gate.out_features, -1))
+        x = (gate.softmax(-1).unsqueeze(-2) @ experts).squeeze(-2)
+        for layer in self.tower:
+            x = dropout(F.relu(layer(x)), self.dropout, self.training)
+        logits: Tensor = self.output(x)
+        return logits
+
+
+class ViewContrast(nn.Module):
+    """NT-Xent over 2 n views: similarity tanh(a' W b) / t, the partner against the views of all other rows."""
+
+    def __init__(self, width: int, temperature: float) -> None:
+        super().__init__()
+        self.match = nn.Linear(width, width, bias=False)
+        self.temperature = Temperature(temperature)
+
+    def forward(self, a_ND: Tensor, b_ND: Tensor) -> Tensor:
+        """Mean loss, 0 for no rows."""
+        views, partners = torch.cat([a_ND, b_ND]), torch.cat([b_ND, a_ND])
+        similarity = self.temperature((views @ self.match(partners).T).tanh())
+        not_itself = ~torch.eye(len(views), dtype=torch.bool, device=views.device).roll(len(a_ND), 1)
+        return in_batch(similarity, not_itself).sum() / max(1, len(views))
+
+
+def between(x_MLD: Tensor, sees_MK: Tensor) -> Tensor:
+    """M L K: every slot of ``x`` sees the same events."""
+    return sees_MK.unsqueeze(1).expand(-1, x_MLD.shape[1], -1)
+
+
+def read(attention: TargetAttention, items: Tensor, events_MLD: Tensor, sees_ML: Tensor) -> Tensor:
+    """Target attention over a history alone, M 1 C D; zeros where nothing is seen."""
+    none = events_MLD.new_zeros(len(events_MLD), 1, 1, 0, events_MLD.shape[2])
+    found: Tensor = attention(items, events_MLD, sees_ML.unsqueeze(1), none, sees_ML.new_zeros(len(events_MLD), 1, 0))
+    return found.squeeze(2)
