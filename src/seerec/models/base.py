@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -170,6 +170,23 @@ def shared_negatives(batch: Batch, most: int) -> Tensor:
     return found[:: max(1, len(found) // most)][:most]
 
 
+class Trajectory(NamedTuple):
+    """Scores after every reasoning step of N rollouts per target. Rollouts that take fewer than K steps are padded."""
+
+    logits: Tensor  # B T N K C
+    length: Tensor  # N   steps that exist, at least 1
+
+    def last(self) -> Tensor:
+        """B T N C: scores after each rollout's last step."""
+        b, t, n, _, c = self.logits.shape
+        return self.logits.gather(3, (self.length - 1).view(1, 1, n, 1, 1).expand(b, t, n, 1, c)).squeeze(3)
+
+    def mean(self, x_BTNK: Tensor) -> Tensor:
+        """B T N: mean over the steps that exist."""
+        mask = torch.arange(x_BTNK.shape[3], device=x_BTNK.device) < self.length.unsqueeze(1)
+        return x_BTNK.masked_fill(~mask, 0.0).sum(3) / self.length
+
+
 class ReasoningRecommender(NeuralRecommender[State]):
     """A model with latent reasoning steps, which stage 2 can tune."""
 
@@ -181,8 +198,22 @@ class ReasoningRecommender(NeuralRecommender[State]):
         """Encode the histories, without reasoning; shared by all rollouts."""
 
     @abstractmethod
-    def reason(self, state: State, noise_BTND: Tensor | None = None) -> State:
-        """Run the reasoning steps. With noise, N trajectories per target, and ``score`` returns B T N C."""
+    def reason(self, state: State, noise: Any = None) -> State:
+        """Run the reasoning steps. With the ``noise`` of N rollouts, N trajectories per target, and ``score`` returns B T N C."""
+
+    def noise(self, batch: Batch, rollouts: int, std: float, generator: torch.Generator) -> Any:
+        """What tells N rollouts apart: here Gaussian, B T N ``start_width``, none for the first (LCR-SER eq. 14).
+
+        A model may draw another kind; whatever two draws for the same batch must share follows from ``batch.key``.
+        """
+        noise = torch.randn(*batch.rec_seen.shape, rollouts, self.start_width, generator=generator)
+        noise[:, :, 0] = 0
+        return (noise * std).to(batch.rec.device)
+
+    def trajectory(self, state: State, items_BTCD: Tensor) -> Trajectory:
+        """Scores of N rollouts, after each step that counts as an action of its own; here the last alone."""
+        logits = self.score(state, items_BTCD).unsqueeze(3)
+        return Trajectory(logits, torch.ones(logits.shape[2], dtype=torch.long, device=logits.device))
 
     def encode(self, batch: Batch) -> State:
         """History, then one trajectory without noise."""

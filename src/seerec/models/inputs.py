@@ -85,6 +85,7 @@ class InputLayer(nn.Module):
         self.item_features = nn.Linear(item_inputs, width, bias=not plain) if item_inputs else None
         self.user_features = nn.Linear(user_inputs, width, bias=not plain) if user_inputs else None
         self.query_projection = None if plain else nn.Linear(field, width)
+        self.item_bias: Table | None = None  # a model that adds a number of its own to every item's score sets it
         self._vectors: Tensor | None = None
         self._held: Tensor | None = None
 
@@ -92,6 +93,8 @@ class InputLayer(nn.Module):
         """Gather the rows these batches touch (of items: all, for ``catalogue``), and make each item's vector once."""
         every = [torch.arange(len(self.item.weight), device=self.item.weight.device)] if catalogue else []
         items = self.item.open(_flat(every, [x for b in batches for x in (b.rec, b.click, b.candidates)]))
+        if self.item_bias is not None:
+            self.item_bias.open(items)
         self.user.open(_flat([b.user for b in batches]))
         texts = [self.item_text[items].long()] if self.item_text.shape[1] else []
         self.word.open(_flat(texts, [x for b in batches for x in (b.query, b.target_query)]))
@@ -107,8 +110,9 @@ class InputLayer(nn.Module):
     def close(self) -> None:
         """Forget the step's rows, and the held vectors."""
         self._vectors = self._held = None
-        for table in (self.item, self.user, self.word):
-            table.close()
+        for table in (self.item, self.user, self.word, self.item_bias):
+            if table is not None:
+                table.close()
 
     def items(self, ids: Tensor) -> Tensor:
         """Item ids (any shape) -> (that shape, D)."""

@@ -42,6 +42,7 @@ def adopt(model: Recommender[Any], old: Artifact, corpus: Corpus) -> None:
         "inputs.user": _shared(old.users, corpus.table("users"), "user", "user_id"),
         "inputs.word": _shared(old.words, corpus.table("words"), "word", "text"),
     }
+    rows["inputs.item_bias"] = rows["inputs.item"]
     new_inputs, old_inputs = model.inputs, old.model.inputs
     assert isinstance(old_inputs, InputLayer)
     rows |= _values("inputs.item_values", old_inputs.item_category, new_inputs.item_category, rows["inputs.item"])

@@ -1,0 +1,159 @@
+"""BERT4Rec: sequential recommendation with bidirectional encoder representations from Transformer (Sun et al., CIKM 2019).
+
+Every event attends to every visible one. Masked items are predicted from both sides (Cloze); to recommend, a [MASK] is
+appended to the history. With x = LN(e + P) the tokens, H the encoder's output at a masked slot, candidate v is scored
+
+    <LN(gelu(W H + b)), e_v> + b_v
+
+with the item vectors of the input and a bias per item, which is one more column of ``items``: states end in a 1.
+
+The state of a target depends on its whole prefix, so every target has a row of its own.
+
+Objective ``group``: the shared ranking loss at the appended [MASK] plus the Cloze loss over the visible history.
+``original``: the Cloze loss alone, over the history and the target item as one sequence, as the authors' training
+sequences hold all training items. A share of the rows masks their last item only: otherwise training never shows what is
+asked at test, a gap between [MASK]s in the middle and one at the end that re-implementations without it pay for.
+
+Differs from the authors' program: masks are drawn anew for every row and step, where theirs writes ten copies beforehand;
+a row is a prefix and its target rather than a user, so items are masked in as many rows as they are history of; nothing is
+dropped to make room for [MASK], since positions have one slot more. BERT's one segment vector is part of the positions.
+The authors' size: ``width`` 64, ``heads`` 2, ``layers`` 2, ``feed_width`` 256, ``features`` off, ``softmax`` full.
+"""
+
+from typing import cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seerec.batch import Batch
+from seerec.models.base import Kind, Vocabulary
+from seerec.models.inputs import Table
+from seerec.models.layers import EncoderLayer, dropout, history_mask, initialise, reach
+from seerec.models.merging import merge
+from seerec.models.sequential import Sequence, SequenceState, SequentialConfig, SequentialRecommender
+
+_EPS = 1e-12
+"""Of the normalisations at the input, where vectors are small, and in the head; the authors' program."""
+
+
+class BERT4RecConfig(SequentialConfig):
+    """Settings of BERT4Rec. ``dropout`` is .2 (ML) or .5 (Beauty) in the authors' program."""
+
+    layers: int = Field(2, ge=1, le=100)
+    """Authors' program."""
+    heads: int = Field(2, ge=1)
+    """Authors' program."""
+    feed_width: int | None = Field(None, ge=1, le=65_536)
+    """Inner width of the feed-forward network; None: 4 D, as in the authors' program (256 for 64)."""
+    mask_rate: float = Field(0.2, gt=0, le=1)
+    """Share of the items that are masked, at least one (.2 ML, .4 Steam, .6 Beauty in the authors' program)."""
+    last_share: float = Field(0.1, ge=0, le=1)
+    """Share of the rows that mask their last item alone, the situation at test (1 in 11 in the authors' data)."""
+    cloze_weight: float = Field(1.0, ge=0)
+    """Weight of the Cloze loss in ``group``; no source, 1 is equal weight."""
+
+
+class BERT4Rec(SequentialRecommender[SequenceState]):
+    """State: the head's output at the appended [MASK], and a 1 for the item bias (which the MLP scorer does without)."""
+
+    key = "bert4rec"
+    title = "BERT4Rec"
+    Config = BERT4RecConfig
+
+    def __init__(self, config: BERT4RecConfig, vocabulary: Vocabulary, rec_length: int, search_length: int) -> None:
+        super().__init__(config, vocabulary, rec_length, search_length)
+        d = config.width
+        if self.mlp is None:
+            self.inputs.item_bias = Table(vocabulary.items, 1, 0.0)
+        self.mask_token = nn.Parameter(torch.empty(d))
+        self.position = nn.Parameter(torch.empty(self.length + 1, d))
+        self.norm_input = nn.LayerNorm(d, eps=_EPS)
+        self.blocks = nn.ModuleList(
+            EncoderLayer(d, config.heads, config.feed_width or 4 * d, config.dropout, activation="gelu")
+            for _ in range(config.layers)
+        )
+        self.head = nn.Linear(d, d)
+        self.norm_head = nn.LayerNorm(d, eps=_EPS)
+        initialise(self)
+        for table in (self.mask_token, self.position):
+            nn.init.normal_(table, std=0.02)
+
+    def items(self, ids: Tensor) -> Tensor:
+        """Item ids (any shape) -> vectors and biases (that shape, D + 1)."""
+        vectors = self.inputs.items(ids)
+        return vectors if self.inputs.item_bias is None else torch.cat([vectors, self.inputs.item_bias(ids)], -1)
+
+    def encode(self, batch: Batch) -> SequenceState:
+        """Append [MASK] to what each target sees; its state."""
+        sequence = self.sequence(batch)
+        none = sequence.reach.visible.new_zeros(*batch.rec_seen.shape, 1)
+        visible = torch.cat([sequence.reach.visible, ~none], 2)
+        hidden = torch.cat([torch.zeros_like(sequence.reach.visible), ~none], 2)
+        last = torch.full_like(batch.rec_seen, visible.shape[2] - 1).unsqueeze(2)
+        return self.states(batch, sequence, visible, hidden, last)
+
+    def states(
+        self, batch: Batch, sequence: Sequence, visible_BTM: Tensor, hidden_BTM: Tensor, wanted_BTN: Tensor
+    ) -> SequenceState:
+        """States at the N ``wanted`` of M = L + 1 slots, B (T N) D: the L events and each target's item after them.
+
+        What is ``hidden`` is a [MASK]. The last block works at the wanted slots alone.
+        """
+        b, t, m = visible_BTM.shape
+        kind = 0 if self.kind is None else self.kind[0]
+        target = self.inputs.items(batch.positive_item) + kind
+        tokens = torch.cat([sequence.tokens.unsqueeze(1).expand(-1, t, -1, -1), target.unsqueeze(2)], 2)
+        tokens = torch.where(hidden_BTM.unsqueeze(3), self.mask_token + kind, tokens).flatten(0, 1)
+        after = visible_BTM[..., :-1].sum(2, keepdim=True)
+        position = torch.cat([sequence.reach.position.unsqueeze(1).expand(b, t, m - 1), after], 2).flatten(0, 1)
+        x = dropout(self.norm_input(tokens + self.position[position]), self.config.dropout, self.training)
+        visible, wanted = visible_BTM.flatten(0, 1), wanted_BTN.flatten(0, 1)
+        mask = history_mask(visible, causal=False)
+        for block in list(self.blocks)[:-1]:
+            x = block(x, mask)
+        top = cast(EncoderLayer, self.blocks[-1])
+        at = x.gather(1, wanted.unsqueeze(2).expand(-1, -1, x.shape[2]))
+        update, _ = top.attention(at, top.attention.history(x), mask[:, : wanted.shape[1]])
+        at = top.feed(top.join(at, update, top.norm_attention))
+        vector = self.norm_head(F.gelu(self.head(at))).view(b, -1, x.shape[2])
+        if self.inputs.item_bias is not None:
+            vector = F.pad(vector, (0, 1), value=1.0)
+        return SequenceState(vector, self.user(batch))
+
+    def objective(self, batch: Batch, state: SequenceState, kind: Kind = "group") -> dict[str, Tensor]:
+        """See the module's docstring."""
+        if kind == "original":
+            return {"cloze": self.cloze(batch, with_target=True)}
+        terms = super().objective(batch, state, kind)
+        if self.config.cloze_weight > 0:
+            terms["cloze"] = self.config.cloze_weight * self.cloze(batch, with_target=False)
+        return terms
+
+    def cloze(self, batch: Batch, with_target: bool) -> Tensor:
+        """Cross-entropy of the masked items, mean over all of the batch; ``with_target``: the target item ends the sequence."""
+        sequence = self.sequence(batch)
+        (b, t), length, clicks = batch.rec_seen.shape, sequence.tokens.shape[1], batch.rec.shape[1]
+        held = batch.target_mask & with_target
+        item = torch.cat([batch.rec.unsqueeze(1).expand(-1, t, -1), batch.positive_item.unsqueeze(2)], 2)
+        maskable = torch.cat([reach(batch.rec != 0, batch.rec_seen).visible, held.unsqueeze(2)], 2)
+        chosen, count = self.masks(maskable)
+        masked = torch.arange(chosen.shape[2], device=item.device) < count
+        own = torch.arange(clicks, device=item.device).expand(b, -1)
+        place = own if self.kind is None else merge(batch).place[:, :clicks]
+        place = torch.cat([place, torch.full_like(place[:, :1], length)], 1).unsqueeze(1).expand(-1, t, -1)
+        slot = place.gather(2, chosen)
+        visible = torch.cat([sequence.reach.visible, held.unsqueeze(2)], 2)
+        state = self.states(batch, sequence, visible, torch.zeros_like(visible).scatter(2, slot, masked), slot)
+        return self.catalogue_loss(batch, state, (item.gather(2, chosen) * masked).flatten(1))
+
+    def masks(self, maskable_BTM: Tensor) -> tuple[Tensor, Tensor]:
+        """Slots to mask (B T N), of which the first ``count`` (B T 1) count: random ones or, in some rows, the last."""
+        (rows, _, slots), device = maskable_BTM.shape, maskable_BTM.device
+        total = maskable_BTM.sum(2, keepdim=True)
+        last = torch.rand(rows, 1, 1, device=device) < self.config.last_share
+        count = (total * self.config.mask_rate + 0.5).long().clamp(min=1).masked_fill(last, 1).minimum(total)
+        key = torch.where(last, -torch.arange(slots, device=device), torch.rand(rows, 1, slots, device=device))
+        order = key.masked_fill(~maskable_BTM, 2.0).argsort(dim=2)
+        return order[..., : max(1, int(count.max()))], count
