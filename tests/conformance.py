@@ -34,6 +34,7 @@ from seerec.models.registry import MODELS, build
 from seerec.training.optimizers import LazyAdam
 
 EXCEPTIONS: dict[tuple[str, str], str] = {
+    ("sesrec", "key.bias"): "no gradient: softmax does not feel what is added to all its logits",
     ("unisar", "key.bias"): "no gradient: softmax does not feel what is added to all its logits",
     ("lcr-ser", "key.bias"): "no gradient: softmax does not feel what is added to all its logits",
     ("sasrec", "key.bias"): "no gradient: softmax does not feel what is added to all its logits",

@@ -77,6 +77,16 @@ class TestReaRecPRLOnMergedHistory(ModelConformance):
     test_overfits_64_rows_of_64_users = None  # once per model is enough
 
 
+class TestLARES(ModelConformance):
+    key = "lares"
+
+
+class TestLARESFromRandomStartsByCosine(ModelConformance):
+    key = "lares"
+    settings = {"start": "normal", "similarity": "cos", "temperature": 0.5, "mix": "concat", "history": "merged"}  # noqa: RUF012
+    test_overfits_64_rows_of_64_users = None  # once per model is enough
+
+
 class TestNRHUB(ModelConformance):
     key = "nrhub"
 
@@ -88,6 +98,16 @@ class TestQuerySeqRec(ModelConformance):
 class TestQuerySeqRecAsReleased(ModelConformance):
     key = "query-seqrec"
     settings = {"residual": False, "early_query": True, "softmax": "full", "clicks": 1}  # noqa: RUF012
+    test_overfits_64_rows_of_64_users = None  # once per model is enough
+
+
+class TestSESRec(ModelConformance):
+    key = "sesrec"
+
+
+class TestSESRecOfTheAuthors(ModelConformance):
+    key = "sesrec"
+    settings = {"project": "linear", "heads": 4}  # noqa: RUF012
     test_overfits_64_rows_of_64_users = None  # once per model is enough
 
 

@@ -8,12 +8,14 @@ from seerec.models.base import CountingRecommender, ReasoningRecommender, Recomm
 from seerec.models.bert4rec import BERT4Rec
 from seerec.models.cl4srec import CL4SRec
 from seerec.models.gru4rec import GRU4Rec
+from seerec.models.lares import LARES
 from seerec.models.lcr_ser import LCRSER
 from seerec.models.nrhub import NRHUB
 from seerec.models.popularity import LastClick, LastSearchClick, Popularity
 from seerec.models.query_seqrec import QuerySeqRec
 from seerec.models.rearec import ReaRecERL, ReaRecPRL
 from seerec.models.sasrec import SASRec
+from seerec.models.sesrec import SESRec
 from seerec.models.unisar import UniSAR
 
 MODELS: dict[str, type[Recommender[Any]]] = {
@@ -28,8 +30,10 @@ MODELS: dict[str, type[Recommender[Any]]] = {
         CL4SRec,
         ReaRecERL,
         ReaRecPRL,
+        LARES,
         NRHUB,
         QuerySeqRec,
+        SESRec,
         UniSAR,
         LCRSER,
     )

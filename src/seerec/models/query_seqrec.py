@@ -1,0 +1,244 @@
+"""Query-SeqRec: query-aware sequential recommendation (He, Zhao, Wang, Lin, Kale & McAuley, CIKM 2022).
+
+Both histories become one sequence in order of time in which a search is its query's token followed by its clicked items, so
+L <= R + S (1 + N) slots. A query is the mean of its words, a token x_i = e + P_i + (item or query), and a causal Transformer
+whose attention normalises only its query predicts items alone:
+
+    Q = LN(X),  A = Q + attention(Q, X, X),  Z = LN(A),  X' = Z + FFN(Z),  FFN(z) = z + W2 relu(W1 z + b1) + b2;  finally LN
+
+(so Z enters twice). The state at the last visible token scores item v as <x_t, e_v>. The model is causal: rows are packed.
+
+``group``: the shared ranking loss at the batch's targets. ``original``: cross-entropy over the catalogue at every token whose
+next one is an item: the targets (each follows the last token that it sees), and the clicked items of searches, each predicted
+from the token before it. A search counts in the one packed row whose targets it precedes, not again where it is only history.
+Nothing is predicted from an item before a query.
+
+While training, inputs are replaced at random (``augment``): an item with probability p_i, a query with p_q; with probability g
+by a neighbour in the graph of queries and the items clicked for them (another item clicked for the query; another query that
+led to its first click), else by a random item, or a random query of the training searches. A recommended item has no active
+query, so it has no neighbours, and ``early_query`` adds nothing to it. Labels never change: a clicked item that was replaced is
+no label. The graph is made of training batches alone (``observe``).
+
+The paper's body was not available; this follows the authors' program (AaronHeee/Query-SeqRec). Differences: in their released
+file the residual around attention is commented out (``residual`` False equals it); a defect there drops sequences of full length
+from the loss; words and items share one table there, words after items (here the input layer has a table for each, so ids cannot
+collide); there the last 50 tokens are kept, here the lengths of the batch decide; tables start Xavier uniform there. With
+``features`` False their layers have these counterparts: ``norm_attention``, ``attention``, ``norm_feed``, ``feed_in``,
+``feed_out`` per block, ``norm``, ``position``, and ``kind``, whose row 0 is items as there.
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seerec.batch import Batch
+from seerec.models.base import CatalogueConfig, Kind, NeuralRecommender, Vocabulary
+from seerec.models.inputs import InputLayer
+from seerec.models.layers import Attention, Reach, dot, dropout, history_mask, initialise, reach
+from seerec.models.merging import merge
+from seerec.models.query_graph import Augmented, QueryGraph, bag
+
+
+class QuerySeqRecConfig(CatalogueConfig):
+    """Settings of Query-SeqRec."""
+
+    layers: int = Field(2, ge=1, le=100)
+    """Blocks (2 in the authors' scripts)."""
+    heads: int = Field(2, ge=1)
+    """2 in the authors' scripts."""
+    clicks: int = Field(5, ge=1, le=1000)
+    """Clicked items of a search that become tokens, at most; later ones are left out (as many as a batch has by default)."""
+    residual: bool = True
+    """Add the attention's query to its output. The released program has this line commented out, surely not as it was run."""
+    early_query: bool = False
+    """Add a search's query vector to its clicked items' tokens (an option of the authors' program, not used in its scripts)."""
+    norm_eps: float = Field(1e-8, gt=0)
+    """Epsilon of the layer normalisations (1e-8 in the authors' program)."""
+    replace_items: float = Field(0.1, ge=0, le=1)
+    """p_i, chance that an input item is replaced while training (authors' scripts: .1 Unsplash, .25 Diginetica)."""
+    replace_queries: float = Field(0.1, ge=0, le=1)
+    """p_q, chance that a query is (.1 and .25)."""
+    graph_share: float = Field(0.3, ge=0, le=1)
+    """g, chance that the substitute is a neighbour in the graph instead of a random one (.3 and .2)."""
+
+
+class Tokens(NamedTuple):
+    """The sequence: clicks, queries and their clicked items in order of time, padding last."""
+
+    vectors: Tensor  # B L D
+    present: Tensor  # B L     bool
+    is_query: Tensor  # B L     bool
+    reach: Reach
+    place: Tensor  # B S 1+N   slot of each search's query and clicks
+
+
+@dataclass(frozen=True)
+class QuerySeqRecState:
+    """``vector`` is the state after the last token that each target sees."""
+
+    vector: Tensor  # B T D
+    encoded: Tensor  # B L D
+    place: Tensor  # B S 1+N   as in ``Tokens``
+
+
+class QuerySeqRec(NeuralRecommender[QuerySeqRecState]):
+    """See the module's docstring."""
+
+    key = "query-seqrec"
+    title = "Query-SeqRec"
+    reads = frozenset({"rec", "query", "click", "time", "features"})
+    Config = QuerySeqRecConfig
+    config: QuerySeqRecConfig
+    packs = True
+    learns_transitions = True
+
+    def __init__(self, config: QuerySeqRecConfig, vocabulary: Vocabulary, rec_length: int, search_length: int) -> None:
+        super().__init__()
+        d = config.width
+        self.config = config
+        self.inputs = InputLayer(vocabulary, config)
+        self.position = nn.Parameter(torch.empty(rec_length + search_length * (1 + config.clicks), d))
+        self.kind = nn.Parameter(torch.empty(2, d))
+        self.blocks = nn.ModuleList(QuerySeqRecBlock(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(d, eps=config.norm_eps)
+        self.graph = QueryGraph()
+        initialise(self)
+        nn.init.normal_(self.position, std=0.02)
+        nn.init.normal_(self.kind, std=0.02)
+
+    # -- encoding and scoring ---------------------------------------------------------------------------------------
+
+    def tokens(self, batch: Batch) -> Tokens:
+        """The events of each row as one sequence."""
+        r, click = batch.rec.shape[1], batch.click[..., : self.config.clicks]
+        query, clicked = self.inputs.queries(batch.query).unsqueeze(2), self.inputs.items(click)
+        if self.config.early_query:
+            clicked = clicked + query
+        vectors = torch.cat([self.inputs.items(batch.rec), torch.cat([query, clicked], 2).flatten(1, 2)], 1)
+        inside = torch.cat([batch.searched.unsqueeze(2), (click != 0) & batch.searched.unsqueeze(2)], 2)  # B S 1+N
+        width = inside.shape[2]
+        present = torch.cat([batch.rec != 0, inside.flatten(1)], 1)
+        is_query = torch.zeros_like(present)
+        is_query[:, r::width] = batch.searched
+        # The order of the events, then inside a search its query before its clicks.
+        event = merge(batch).place * width
+        within = event[:, r:, None] + torch.arange(width, device=event.device)
+        rank = torch.cat([event[:, :r], within.flatten(1)], 1).masked_fill(~present, torch.iinfo(event.dtype).max)
+        order = rank.argsort(dim=1, stable=True)
+        slot = torch.arange(order.shape[1], device=order.device).expand_as(order)
+        place = torch.empty_like(order).scatter_(1, order, slot)[:, r:].unflatten(1, (-1, width))
+        order = order[:, : max(1, int(present.sum(1).max()))]  # most searches have far fewer clicks than slots
+        searches = reach(batch.searched, batch.search_seen).visible
+        seen = batch.rec_seen + (searches * inside.sum(2).unsqueeze(1)).sum(2)
+        vectors = vectors.gather(1, order.unsqueeze(2).expand(-1, -1, vectors.shape[2]))
+        ordered = present.gather(1, order)
+        return Tokens(vectors, ordered, is_query.gather(1, order), reach(ordered, seen), place)
+
+    def encode(self, batch: Batch) -> QuerySeqRecState:
+        """Encode the tokens once; gather each target's state."""
+        tokens, present, is_query, seen, place = self.tokens(batch)
+        x = tokens + self.position[seen.position] + self.kind[is_query.long()]
+        x = dropout(x, self.config.dropout, self.training) * present.unsqueeze(2)
+        mask = history_mask(present, causal=True)
+        for block in self.blocks:
+            x = block(x, mask) * present.unsqueeze(2)
+        x = self.norm(x)
+        return QuerySeqRecState(seen.gather(x), x, place)
+
+    def score(self, state: QuerySeqRecState, items_BTCD: Tensor) -> Tensor:
+        """B T C."""
+        return dot(state.vector, items_BTCD)
+
+    def retrieval(self, state: QuerySeqRecState) -> Tensor:
+        """B T 1 D."""
+        return state.vector.unsqueeze(2)
+
+    # -- training ---------------------------------------------------------------------------------------------------
+
+    def objective(self, batch: Batch, state: QuerySeqRecState, kind: Kind = "group") -> dict[str, Tensor]:
+        """``original``: cross-entropy over the catalogue at targets and at clicked items of searches."""
+        if kind == "group":
+            return super().objective(batch, state, kind)
+        label = self.labels(batch)
+        row, search, click = label.nonzero(as_tuple=True)
+        before = state.encoded[row, state.place[row, search, click + 1] - 1]  # a query or a click of the same search
+        vector = torch.cat([state.vector[batch.target_mask], before])[None]
+        positive = torch.cat([batch.positive_item[batch.target_mask], batch.click[row, search, click]])[None]
+        return {"rank": self.catalogue_loss(batch, replace(state, vector=vector), positive)}
+
+    def labels(self, batch: Batch) -> Tensor:
+        """B S N bool: which clicks of searches are predicted, so that over an epoch each counts about once.
+
+        Those of searches after the last recommendation that the row's first target sees, and before its last target.
+        """
+        targets, n = batch.target_mask, batch.rec.shape[1]
+        first = batch.rec_seen.masked_fill(~targets, n).amin(1, keepdim=True)
+        last = (batch.search_seen * targets).amax(1, keepdim=True)
+        index = reach(batch.searched, batch.search_seen).position
+        recommendations = merge(batch).place[:, n:] - index  # that precede each search
+        counted = batch.searched & (index < last) & (recommendations >= first)
+        label = counted.unsqueeze(2) & (batch.click > 1)
+        label[..., self.config.clicks :] = False
+        return label & batch.intact if isinstance(batch, Augmented) else label
+
+    def observe(self, batch: Batch) -> None:
+        """Add a training batch's searches to the graph."""
+        self.graph.observe(batch.query * batch.searched.unsqueeze(2), batch.click * batch.searched.unsqueeze(2))
+
+    def augment(self, batch: Batch) -> Batch:
+        """Replace input items and queries at random; evaluation never asks for it."""
+        p_i, p_q, g = self.config.replace_items, self.config.replace_queries, self.config.graph_share
+        if p_i == p_q == 0:
+            return batch
+        self.graph.index(batch.rec.device)
+        rec = torch.where(_chosen(batch.rec != 0, p_i), self._random_items(batch.rec), batch.rec)
+        neighbour, known = self.graph.items_of.draw(bag(batch.query).unsqueeze(2).expand_as(batch.click))
+        item = torch.where(_chosen(known, g), neighbour, self._random_items(batch.click))
+        click = torch.where(_chosen(batch.click != 0, p_i), item, batch.click)
+        query = self._replaced_queries(batch, p_q, g) if len(self.graph.words) else batch.query
+        same = click == batch.click
+        return Augmented(**{**vars(batch), "rec": rec, "click": click, "query": query}, intact=same)
+
+    def _random_items(self, like: Tensor) -> Tensor:
+        return torch.randint_like(like, 2, max(3, len(self.inputs.item.weight)))
+
+    def _replaced_queries(self, batch: Batch, p_q: float, g: float) -> Tensor:
+        """Queries of training searches in place of some of the batch's; as wide as the widest."""
+        first = (batch.click != 0).int().argmax(2, keepdim=True)
+        neighbour, known = self.graph.queries_of.draw(batch.click.gather(2, first).squeeze(2))
+        number = torch.where(_chosen(known, g), neighbour, torch.randint_like(neighbour, len(self.graph.words)))
+        width = max(batch.query.shape[2], self.graph.words.shape[1])
+        query, other = (F.pad(x, (0, width - x.shape[-1])) for x in (batch.query, self.graph.words[number]))
+        chosen = _chosen((batch.query != 0).any(2), p_q)
+        return torch.where(chosen.unsqueeze(2), other, query)
+
+
+def _chosen(possible: Tensor, share: float) -> Tensor:
+    """Each possible place with this chance."""
+    return possible & (torch.rand(possible.shape, device=possible.device) < share)
+
+
+class QuerySeqRecBlock(nn.Module):
+    """The authors' block: normalised attention query, and a feed-forward network that is its own residual twice."""
+
+    def __init__(self, config: QuerySeqRecConfig) -> None:
+        super().__init__()
+        d = config.width
+        self.config = config
+        self.norm_attention = nn.LayerNorm(d, eps=config.norm_eps)
+        self.attention = Attention(d, config.heads, config.dropout)
+        self.norm_feed = nn.LayerNorm(d, eps=config.norm_eps)
+        self.feed_in = nn.Linear(d, d)
+        self.feed_out = nn.Linear(d, d)
+
+    def forward(self, x_BLD: Tensor, visible_BLL: Tensor) -> Tensor:
+        """B L D -> B L D."""
+        query = self.norm_attention(x_BLD)
+        update, _ = self.attention(query, self.attention.history(x_BLD), visible_BLL)
+        x = self.norm_feed(query + update if self.config.residual else update)
+        inner = F.relu(dropout(self.feed_in(x), self.config.dropout, self.training))
+        return 2 * x + dropout(self.feed_out(inner), self.config.dropout, self.training)
