@@ -24,7 +24,10 @@ SURFACE = {
     ),
     "train": "corpus --device --epochs --from --help --json --model --out --preset --resume --seed --set --stages",
     "evaluate": "run --corpus --full --help --json --limit --split --stage",
-    "compare": "runs --full --help --json --split",
+    "compare": (
+        "paths --against --full --help --json --minutes --models --out --plan --seeds --set --split --trials --tune-minutes "
+        "--tune-users"
+    ),
     "recommend": "run --all-users --corpus --help --history --include-seen --json --out --resume --stage --user -k",
     "explain": "run --corpus --help --history --item --json --stage --user -k",
     "models": "key --help --json",

@@ -9,7 +9,7 @@ import pytest
 
 import seerec
 
-NAMES = ["Corpus", "Run", "SeerecError", "compare", "evaluate", "explain", "prepare", "recommend", "train"]
+NAMES = ["Corpus", "Run", "SeerecError", "compare", "compare_models", "evaluate", "explain", "prepare", "recommend", "train"]
 
 
 def test_the_public_names_are_these() -> None:

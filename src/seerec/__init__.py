@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from seerec.errors import SeerecError as SeerecError
     from seerec.evaluation.evaluate import compare as compare
     from seerec.evaluation.evaluate import evaluate as evaluate
+    from seerec.evidence.comparison import compare_models as compare_models
     from seerec.explanations import explain as explain
     from seerec.recommendations import recommend as recommend
     from seerec.training.run import Run as Run
@@ -21,13 +22,14 @@ _PLACES = {
     "Run": "seerec.training.run",
     "SeerecError": "seerec.errors",
     "compare": "seerec.evaluation.evaluate",
+    "compare_models": "seerec.evidence.comparison",
     "evaluate": "seerec.evaluation.evaluate",
     "explain": "seerec.explanations",
     "prepare": "seerec.data.door",
     "recommend": "seerec.recommendations",
     "train": "seerec.training.train",
 }
-__all__ = ["Corpus", "Run", "SeerecError", "compare", "evaluate", "explain", "prepare", "recommend", "train"]
+__all__ = ["Corpus", "Run", "SeerecError", "compare", "compare_models", "evaluate", "explain", "prepare", "recommend", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -85,6 +85,33 @@ def run_and_stage(text: str) -> tuple[str, int | None]:
     return text, None
 
 
+def names_corpus(paths: Sequence[str], asked: Mapping[str, Any], full: bool, split: str) -> bool:
+    """Whether ``compare`` was given one corpus, and not runs.
+
+    Raises
+    ------
+    typer.BadParameter
+        A corpus beside something else, or options of the other form.
+    """
+    corpora = [path for path in paths if _is_corpus(Path(path))]
+    if corpora and len(paths) > 1:
+        raise typer.BadParameter(f"{corpora[0]} is a corpus. Name one corpus, or runs.", param_hint="PATH")
+    if corpora and (full or split != "test"):
+        raise typer.BadParameter("Models are compared on the sampled candidates of the test split.", param_hint="--full, --split")
+    if asked and not corpora:
+        flag = "--" + next(iter(asked)).replace("_", "-")
+        raise typer.BadParameter(f"It goes with a corpus, and {paths[0]} is none.", param_hint=flag)
+    return bool(corpora)
+
+
+def _is_corpus(folder: Path) -> bool:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and manifest.get("kind") == "seerec-corpus"
+
+
 def histories(file: str) -> list[dict[str, Any]]:
     """The histories in a JSON file, or on standard input where ``file`` is ``-``: one object or a list of them.
 

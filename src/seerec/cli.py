@@ -157,24 +157,65 @@ def evaluate(
     printing.show(printing.with_random_level({"run": str(run), **found.report()}), as_json, printing.evaluation)
 
 
-@app.command(epilog="Example: seerec compare runs/sasrec runs/lcr-ser:1 runs/lcr-ser")
+@app.command(epilog="Example: seerec compare corpus --models all --seeds 5 --out runs/table")
 def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs; RUN:1 means its model of stage 1.")],
-    split: Annotated[Split, typer.Option()] = "test",
-    full: Annotated[bool, typer.Option("--full", help="Rank the whole catalogue instead of sampled candidates.")] = False,
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="A corpus, or runs; RUN:1 means its model of stage 1.")],
+    split: Annotated[Split, typer.Option(help="runs: what they are evaluated on.")] = "test",
+    full: Annotated[bool, typer.Option("--full", help="runs: rank the whole catalogue.")] = False,
+    models: Annotated[str | None, typer.Option(metavar="KEYS", help="Keys with commas between.", show_default="all")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of every model.", show_default="5")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where everything goes.", show_default="runs/compare/CORPUS")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(min=0, help="Settings tried for each model.", show_default="5")] = None,
+    tune_users: Annotated[int | None, typer.Option(min=1, help="Users of a trial.", show_default="5000")] = None,
+    tune_minutes: Annotated[float | None, typer.Option(help="Training time of a trial.", show_default="3")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Training time of a seed.", show_default="20")] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="KEY", help="What the others are tested against.", show_default="lcr-ser")
+    ] = None,
+    pairs: Pairs = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the plan and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare runs with the first one.
+    """Compare models on a corpus, or runs that are there.
 
+    A corpus: trains what is missing, the same small search of settings for every model included, and ends in one table.
+    The same command goes on where it stopped; several may work on one folder. Runs: every further one against the first.
     Differences are paired by user, with 95 % intervals and p values of the t test adjusted after Holm.
     """
+    asked = arguments.given(
+        models=models, seeds=seeds, out=out, trials=trials, tune_users=tune_users, tune_minutes=tune_minutes,
+        minutes=minutes, against=against, set=pairs, plan=plan or None,
+    )  # fmt: skip
+    if arguments.names_corpus(paths, asked, full, split):
+        settings = arguments.settings(pairs or [])
+        chosen = {name: value for name, value in asked.items() if name not in ("set", "plan")}
+        _compare_models(Path(paths[0]), {**chosen, "settings": settings}, plan, as_json)
+        return
     from seerec.evaluation.evaluate import compare as test
 
-    folders, stages = zip(*map(arguments.run_and_stage, runs), strict=True)
+    folders, stages = zip(*map(arguments.run_and_stage, paths), strict=True)
     candidates: Literal["full", "sampled"] = "full" if full else "sampled"
     table = test(folders, split=split, candidates=candidates, stages=stages, progress=_progress(as_json))
-    rows = [{**row, "run": name} for row, name in zip(table.report(), runs, strict=True)]
+    rows = [{**row, "run": name} for row, name in zip(table.report(), paths, strict=True)]
     printing.show({"split": split, "candidates": candidates, "runs": rows}, as_json, printing.comparison)
+
+
+def _compare_models(corpus: Path, asked: dict[str, Any], only_plan: bool, as_json: bool) -> None:
+    """The plan first, a line for each cell, the table last; a cell that could not be finished is exit code 1."""
+    from seerec.evidence.comparison import Comparison
+
+    comparison = Comparison(corpus, **asked)
+    if only_plan or not as_json:
+        with printing.waiting("timing a few steps of each model", quiet=as_json):
+            found = comparison.plan()
+        printing.show(found, as_json, printing.plan)
+    if only_plan:
+        return
+    document = comparison.run(_progress(as_json), None if as_json else printing.cell)
+    printing.show(document, as_json, printing.standing)
+    raise typer.Exit(1 if document["broken"] else 0)
 
 
 @app.command(epilog="Example: seerec recommend runs/lcr-ser --user 42 -k 5")

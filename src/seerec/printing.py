@@ -113,6 +113,60 @@ def comparison(content: dict[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
+def plan(content: dict[str, Any]) -> RenderableType:
+    """The cells of a comparison and the time they may take."""
+    rows = []
+    for row in content["rows"]:
+        cells = [f"{row[kind]['done']} of {row[kind]['cells']}" if row[kind]["cells"] else "none" for kind in ("trial", "seed")]
+        times = [duration(row[kind]["each"]) if row[kind]["left"] else "" for kind in ("trial", "seed")]
+        left = duration(row["trial"]["left"] + row["seed"]["left"])
+        rows.append([row["model"], cells[0], times[0], cells[1], times[1], left, ", ".join(row["left_out"])])
+    total, asked = content["total"], content["question"]
+    rows.append(["all", f"{total['done']} of {total['cells']}", "", "", "", duration(total["left"]), ""])
+    users = "all users" if asked["tune_users"] is None else f"{asked['tune_users']:,} users"
+    head = [content["corpus"], "trials done", "a trial", "seeds done", "a seed", "left, about", "has not, so keeps its own"]
+    limits = f"A trial trains on {users} for at most {asked['tune_minutes']:g} min, a seed for at most {asked['minutes']:g} min."
+    stops = "The estimate is of the training steps up to the last epoch: stopping early shortens it, evaluation comes on top."
+    return Group(_table(head, rows), Text(f"{limits} {stops}"))
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3 h 20 min``."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def cell(record: dict[str, Any]) -> None:
+    """One line for a finished cell of a comparison."""
+    metric = record["settings"]["metric"]
+    what = record["failed"] or f"validation {metric} {record['value']:.4f}"
+    stopped = ", ended by the time limit" if "time" in record["stopped"].values() else ""
+    name = f"{record['model']} {record['cell']} {record['number']}"
+    text = f"[{record['finished']} of {record['cells']}] {name}: {what}, {duration(record['wall_seconds'])}{stopped}"
+    print(printable(text), flush=True)
+
+
+def standing(content: dict[str, Any]) -> RenderableType:
+    """The tables of a comparison: means (the best bold, the second underlined), differences, notes."""
+    from seerec.evidence import tables
+
+    def mark(text: str, place: int) -> Text:
+        return Text(text, style={1: "bold", 2: "underline"}.get(place, ""))
+
+    parts: list[RenderableType] = []
+    for task in content["tasks"]:
+        means = tables.figures(content, task, mark)
+        parts.append(_table([f"{content['corpus']}, {task}", *tables.HEAD[1:]], means))
+        parts.append(_table(tables.test_head(content), tables.tests(content, task)))
+        parts += [Text(printable(note)) for note in tables.notes(content, task)]
+    parts += [Text(printable(f"could not be finished: {name}: {cause}")) for name, cause in content["broken"].items()]
+    files = "table.csv, table.tex, table.md, table.json, the cells and the runs"
+    parts.append(Text(printable(f"{content['folder']} holds {files}.")))
+    return Group(*parts)
+
+
 def recommendations(content: dict[str, Any]) -> RenderableType:
     """One table per user or history."""
     parts: list[RenderableType] = []
@@ -183,11 +237,11 @@ def _metrics(found: Mapping[str, float]) -> list[str]:
     return [f"{found[name]:.4f}" for name in METRICS]
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_header=any(columns))
     for place, column in enumerate(columns):
-        number = place > 0 and bool(rows) and all(row[place][-1:].isdigit() or not row[place] for row in rows)
+        number = place > 0 and bool(rows) and all(str(row[place])[-1:].isdigit() or not row[place] for row in rows)
         table.add_column(Text(printable(column)), justify="right" if number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row))
     return table
