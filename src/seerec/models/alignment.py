@@ -1,11 +1,12 @@
-"""Queries and clicked items brought into one space, by a contrastive loss over the searches of a history.
+"""Contrastive losses of SESRec and UniSAR: queries with the items clicked for them, and two views of one row.
 
-For every pair (query q, item v clicked for it) that a target can see: l(q, v) = tanh(q' W v) / t and l(v, q) = tanh(v' W q) / t
-with one W for both directions and a learned t; the loss is half the sum of -log softmax of the pair among itself and up to m
-negative items, and of -log softmax among itself and up to m negative queries, mean over pairs.
+Query and item: for every pair (query q, item v clicked for it) that a target can see, l(q, v) = tanh(q' W v) / t and
+l(v, q) = tanh(v' W q) / t with one W for both directions and a learned t. The loss is half the sum of -log softmax of l(q, v)
+among it and up to m negative items, and of l(v, q) among it and up to m negative queries, mean over pairs. The authors draw
+negatives from lists of all items and queries; here they are items and queries of the batch, whose vectors the step has already
+made, and nothing clicked for the same query counts as a negative.
 
-The authors of SESRec and UniSAR draw negatives from lists of all items and queries. Here they are items and queries of the
-batch, whose vectors the step has already made; nothing clicked for the same query counts as a negative.
+Views: tanh(a' W b) / t between 2 n vectors, two for each row, each to find its partner.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from seerec.batch import Batch
 from seerec.models.layers import MASKED
+from seerec.models.losses import in_batch
 
 _CODE = 6364136223846793005  # odd, so that its powers (modulo 2 ** 64) tell word ids and places apart
 
@@ -32,7 +34,7 @@ class Temperature(nn.Module):
 
 
 class QueryItemAlignment(nn.Module):
-    """The loss of the module's docstring; W is ``match.weight``, t ``temperature.value``."""
+    """InfoNCE between queries and clicked items, see above; W is ``match.weight``, t ``temperature.value``."""
 
     def __init__(self, width: int, temperature: float, negatives: int) -> None:
         super().__init__()
@@ -66,7 +68,7 @@ class QueryItemAlignment(nn.Module):
     def _contrast(self, anchors: Tensor, anchor: Tensor, others: Tensor, partner: Tensor) -> Tensor:
         """A loss per pair (``anchor``, ``partner``), indices into the vectors; negatives are spread evenly over ``others``."""
         count = min(self.negatives, len(others))
-        chosen = torch.linspace(0, max(len(others) - 1, 0), count, device=anchor.device).long()
+        chosen = torch.arange(count, device=anchor.device) * len(others) // max(count, 1)
         used, row = anchor.unique(return_inverse=True)
         place = torch.searchsorted(chosen, partner)
         found = chosen[place.clamp(max=max(count - 1, 0))] == partner
@@ -77,3 +79,19 @@ class QueryItemAlignment(nn.Module):
         negative = self.temperature((anchors[used] @ matched[chosen].T).tanh()).masked_fill(own[:, :-1], MASKED)
         positive = self.temperature((anchors[anchor] * matched[partner]).sum(1).tanh())
         return torch.logaddexp(negative.logsumexp(1)[row], positive) - positive
+
+
+class ViewContrast(nn.Module):
+    """NT-Xent between two views of n rows: the partner against the 2 n - 2 views of the other rows."""
+
+    def __init__(self, width: int, temperature: float) -> None:
+        super().__init__()
+        self.match = nn.Linear(width, width, bias=False)
+        self.temperature = Temperature(temperature)
+
+    def forward(self, a_ND: Tensor, b_ND: Tensor) -> Tensor:
+        """Mean loss, 0 for no rows."""
+        views, partners = torch.cat([a_ND, b_ND]), torch.cat([b_ND, a_ND])
+        similarity = self.temperature((views @ self.match(partners).T).tanh())
+        not_itself = ~torch.eye(len(views), dtype=torch.bool, device=views.device).roll(len(a_ND), 1)
+        return in_batch(similarity, not_itself).sum() / max(1, len(views))

@@ -21,23 +21,21 @@ from the library's Xavier normal, where theirs starts in_proj from Xavier unifor
 The paper's body was not available: the form is that of the program.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from itertools import pairwise
 from typing import Annotated, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from seerec.batch import Batch
-from seerec.models.alignment import QueryItemAlignment, Temperature
+from seerec.models.alignment import QueryItemAlignment, ViewContrast
 from seerec.models.base import Kind, ModelConfig, NeuralRecommender, Vocabulary
 from seerec.models.inputs import InputLayer
-from seerec.models.layers import Attention, EncoderLayer, ScoringMLP, dropout, initialise, masked_mean, reach
-from seerec.models.losses import in_batch, ranking_loss
+from seerec.models.layers import Attention, EncoderLayer, initialise, masked_mean, reach
+from seerec.models.losses import ranking_loss
 from seerec.models.merging import merge
+from seerec.models.ple import TaskHead
 from seerec.models.target_attention import TargetAttention
 from seerec.models.unpacking import unpack
 
@@ -126,7 +124,18 @@ class UniSAR(NeuralRecommender[UniSARState]):
         self.target_rec, self.target_search = TargetAttention(d, "bilinear", 1), TargetAttention(d, "bilinear", 1)
         self.recommendation_query = nn.Parameter(torch.empty(d))
         self.experts = nn.ModuleList(nn.Linear(5 * d, config.expert_width) for _ in range(config.shared_experts))
-        self.recommendation, self.search = TaskHead(config), TaskHead(config)
+        self.recommendation, self.search = (
+            TaskHead(
+                5,
+                d,
+                config.expert_width,
+                (config.shared_experts, config.own_experts),
+                config.tower,
+                config.hidden,
+                config.dropout,
+            )
+            for _ in range(2)
+        )
         self.query_item = QueryItemAlignment(d, config.query_item_temperature, config.query_item_negatives)
         self.views_rec, self.views_search = (ViewContrast(d, config.view_temperature) for _ in range(2))
         initialise(self)
@@ -232,50 +241,6 @@ class FusionLayer(nn.Module):
         x = layer.join(x_MLD, update, layer.norm_attention)
         update, _ = self.cross(x, self.cross.history(memory_MLD), mask)
         return layer.feed(layer.join(x, update, self.norm_cross))
-
-
-class TaskHead(nn.Module):
-    """What a task owns of the PLE: experts, gate over [shared ; own], tower, MLP. Dropout follows every ReLU."""
-
-    def __init__(self, config: UniSARConfig) -> None:
-        super().__init__()
-        z, own = 5 * config.width, config.own_experts
-        self.experts = nn.ModuleList(nn.Linear(z, config.expert_width) for _ in range(own))
-        self.gate = nn.Linear(z, config.shared_experts + own)
-        self.tower = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise((config.expert_width, *config.tower)))
-        self.output = ScoringMLP((config.tower[-1],), config.hidden, config.dropout)
-        self.dropout = config.dropout
-
-    def forward(self, z: Sequence[Tensor], shared: nn.ModuleList) -> Tensor:
-        """The five parts of z, each at its own size (M or 1, 1, C or 1, D) -> logits M 1 C."""
-        layers = [cast(nn.Linear, layer) for layer in (*shared, *self.experts, self.gate)]
-        weights = torch.cat([layer.weight for layer in layers]).chunk(5, 1)
-        x = F.linear(z[-1], weights[-1], torch.cat([layer.bias for layer in layers]))
-        for part, weight in zip(z[-2::-1], weights[-2::-1], strict=True):
-            x = x + F.linear(part, weight)
-        experts, gate = x.split([x.shape[-1] - self.gate.out_features, self.gate.out_features], -1)
-        experts = dropout(F.relu(experts), self.dropout, self.training).unflatten(-1, (self.gate.out_features, -1))
-        x = (gate.softmax(-1).unsqueeze(-2) @ experts).squeeze(-2)
-        for layer in self.tower:
-            x = dropout(F.relu(layer(x)), self.dropout, self.training)
-        logits: Tensor = self.output(x)
-        return logits
-
-
-class ViewContrast(nn.Module):
-    """NT-Xent over 2 n views: similarity tanh(a' W b) / t, the partner against the views of all other rows."""
-
-    def __init__(self, width: int, temperature: float) -> None:
-        super().__init__()
-        self.match = nn.Linear(width, width, bias=False)
-        self.temperature = Temperature(temperature)
-
-    def forward(self, a_ND: Tensor, b_ND: Tensor) -> Tensor:
-        """Mean loss, 0 for no rows."""
-        views, partners = torch.cat([a_ND, b_ND]), torch.cat([b_ND, a_ND])
-        similarity = self.temperature((views @ self.match(partners).T).tanh())
-        not_itself = ~torch.eye(len(views), dtype=torch.bool, device=views.device).roll(len(a_ND), 1)
-        return in_batch(similarity, not_itself).sum() / max(1, len(views))
 
 
 def between(x_MLD: Tensor, sees_MK: Tensor) -> Tensor:

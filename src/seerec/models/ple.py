@@ -1,0 +1,54 @@
+"""Progressive layered extraction (Tang et al., RecSys 2020), one level: experts that all tasks share, and each task's own."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seerec.models.layers import ScoringMLP, dropout
+
+
+class TaskHead(nn.Module):
+    """What one task owns: experts, a gate over [shared ; own] experts, a tower, an MLP. Dropout follows every ReLU.
+
+    The input is ``parts`` vectors of ``width``; experts and gate act on each at its own size, so that what candidates
+    share is multiplied once.
+    """
+
+    def __init__(
+        self,
+        parts: int,
+        width: int,
+        expert_width: int,
+        experts: tuple[int, int],
+        tower: Sequence[int],
+        hidden: Sequence[int],
+        dropout: float,
+    ) -> None:
+        """``experts``: how many are shared, how many the task's own."""
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(parts * width, expert_width) for _ in range(experts[1]))
+        self.gate = nn.Linear(parts * width, sum(experts))
+        self.tower = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise((expert_width, *tower)))
+        self.output = ScoringMLP((tower[-1],), hidden, dropout)
+        self.dropout = dropout
+
+    def forward(self, parts: Sequence[Tensor], shared: nn.ModuleList) -> Tensor:
+        """Parts whose leading axes broadcast, and the shared experts -> logits without the last axis."""
+        layers = [cast(nn.Linear, layer) for layer in (*shared, *self.experts, self.gate)]
+        weights = torch.cat([layer.weight for layer in layers]).chunk(len(parts), 1)
+        # From the last part to the first: UniSAR's first two are the big ones.
+        x = F.linear(parts[-1], weights[-1], torch.cat([layer.bias for layer in layers]))
+        for part, weight in zip(parts[-2::-1], weights[-2::-1], strict=True):
+            x = x + F.linear(part, weight)
+        count = self.gate.out_features
+        experts, gate = x.split([x.shape[-1] - count, count], -1)
+        experts = dropout(F.relu(experts), self.dropout, self.training).unflatten(-1, (count, -1))
+        x = (gate.softmax(-1).unsqueeze(-2) @ experts).squeeze(-2)
+        for layer in self.tower:
+            x = dropout(F.relu(layer(x)), self.dropout, self.training)
+        logits: Tensor = self.output(x)
+        return logits

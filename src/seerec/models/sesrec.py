@@ -1,0 +1,214 @@
+"""SESRec: disentangled search representation for recommendation (Si et al., SIGIR 2023).
+
+Clicks R (e_v + position) and searches S (e_q + mean clicked item + ``source`` + position) are encoded apart. Co-attention says
+which of them agree: G = tanh(R W1 S'), a_R = softmax((w_d S') G'), a_S = softmax((w_q R') G). An event is similar where its
+weight is at least 1 / length, else dissimilar; a set that would be empty is all events. A triplet loss draws sum a_i x_i to
+the mean of the similar events and from the mean of the dissimilar ones. Candidates read each side three times (all, similar,
+dissimilar events) by target attention softmax(x W e_v) x, and an MLP scores
+[rec all, rec similar, rec dissimilar, search all, search similar, search dissimilar, e_u, e_v].
+
+Loss: 1:n binary cross-entropy, .1 times the contrast of queries and clicked items, .001 times the triplet loss. This is the
+paper's objective and the shared one, so ``group`` and ``original`` are the same here.
+
+The authors' program is this with ``project = "linear"``, ``official_bug = True`` and the defaults below; its users have no
+linear layer, so ``inputs.user_features`` must be an identity. Its parts by name: W1 is ``co_attention.affinity.weight``, w_d
+and w_q are ``co_attention.search.weight`` and ``co_attention.rec.weight``, the bilinear W of a side is ``target_rec.weight`` or
+``target_search.weight``. Differences: padding takes part in its co-attention; its padded item has a vector that is not zero;
+its queries have ids besides words, and its searches a source, of which our corpora have one (a learned vector, as on Amazon);
+negatives of the contrast come from the batch; a side without events gives zeros and enters no triplet.
+The paper's body was not available: the form is that of the program.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seerec.batch import Batch
+from seerec.models.alignment import QueryItemAlignment
+from seerec.models.base import Kind, ModelConfig, NeuralRecommender, Vocabulary
+from seerec.models.inputs import InputLayer
+from seerec.models.layers import MASKED, Attention, ScoringMLP, dropout, initialise, masked_mean, reach
+from seerec.models.losses import mean_over, ranking_loss
+from seerec.models.unpacking import unpack
+
+_NORM_EPS = 1e-8
+
+
+class SESRecConfig(ModelConfig):
+    """Settings of SESRec; the defaults are the authors'."""
+
+    layers: int = Field(1, ge=1, le=100)
+    """Layers of each encoder (authors' program)."""
+    heads: int = Field(2, ge=1)
+    """Of the encoders (authors: 2 on Kuaishou, 4 on Amazon)."""
+    hidden: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = (200, 80)
+    """Hidden layers of the MLP (authors' program)."""
+    margin: float = Field(0.1, ge=0)
+    """Of the triplet loss (authors' program)."""
+    triplet_weight: float = Field(0.001, ge=0)
+    """Weight of the triplet loss (authors' program)."""
+    query_item_weight: float = Field(0.1, ge=0)
+    """Weight of the contrastive loss between queries and clicked items (authors' program)."""
+    query_item_temperature: float = Field(0.1, gt=0)
+    """Where its learned temperature starts (authors' program)."""
+    query_item_negatives: int = Field(1024, ge=1)
+    """Its negatives in either direction, at most (authors: 1024)."""
+    official_bug: bool = False
+    """True: the sums inside the co-attention run over padding too, as in the authors' program; scores then depend on
+    how much padding a batch has."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One history of M rows, encoded and split."""
+
+    events: Tensor  # M L D
+    sees: Tensor  # M 3 L    bool: all, similar, dissimilar events
+    weights: Tensor  # M L      a, of the co-attention
+
+
+@dataclass(frozen=True)
+class SESRecState:
+    """What the histories became, M = B T rows of one target each."""
+
+    targets: int  # T, how many targets a row of the batch had
+    user: Tensor  # M D
+    rec: Side
+    search: Side
+    queries: Tensor  # M S D    e_q of the searches
+
+
+class SESRec(NeuralRecommender[SESRecState]):
+    """See the module's docstring."""
+
+    key = "sesrec"
+    title = "SESRec"
+    reads = frozenset({"rec", "query", "click", "user", "features"})
+    Config = SESRecConfig
+
+    def __init__(self, config: SESRecConfig, vocabulary: Vocabulary, rec_length: int, search_length: int) -> None:
+        super().__init__()
+        d = config.width
+        self.config = config
+        self.inputs = InputLayer(vocabulary, config)
+        self.position_rec = nn.Parameter(torch.empty(rec_length, d))
+        self.position_search = nn.Parameter(torch.empty(search_length, d))
+        self.source = nn.Parameter(torch.empty(d))
+        self.encoder_rec = nn.ModuleList(Layer(d, config.heads, config.dropout) for _ in range(config.layers))
+        self.encoder_search = nn.ModuleList(Layer(d, config.heads, config.dropout) for _ in range(config.layers))
+        self.co_attention = CoAttention(d)
+        self.target_rec, self.target_search = nn.Linear(d, d, bias=False), nn.Linear(d, d, bias=False)
+        self.mlp = ScoringMLP((d,) * 8, config.hidden, config.dropout)
+        self.query_item = QueryItemAlignment(d, config.query_item_temperature, config.query_item_negatives)
+        initialise(self)
+        for table in (self.position_rec, self.position_search, self.source):
+            nn.init.normal_(table, std=0.02)
+
+    def encode(self, batch: Batch) -> SESRecState:
+        """Both histories of each target, encoded, weighed and split."""
+        one = unpack(batch)
+        at_rec, at_search = reach(one.rec != 0, one.rec_seen), reach(one.searched, one.search_seen)
+        sees_rec, sees_search = at_rec.visible[:, 0], at_search.visible[:, 0]
+        queries = self.inputs.queries(one.query)
+        search = queries + masked_mean(self.inputs.items(one.click), one.click != 0)
+        # What is not seen keeps only its position: official_bug lets it take part.
+        rec = self.inputs.items(one.rec) * sees_rec.unsqueeze(2) + self.position_rec[at_rec.position]
+        search = search * sees_search.unsqueeze(2) + self.source + self.position_search[at_search.position]
+        for layer in self.encoder_rec:
+            rec = layer(rec, sees_rec)
+        for layer in self.encoder_search:
+            search = layer(search, sees_search)
+        inner = (torch.ones_like(sees_rec), torch.ones_like(sees_search)) if self.config.official_bug else (sees_rec, sees_search)
+        a_rec, a_search = self.co_attention(rec, search, *inner)
+        sides = (split(rec, a_rec, sees_rec), split(search, a_search, sees_search))
+        return SESRecState(batch.rec_seen.shape[1], self.inputs.users(one.user), *sides, queries)
+
+    def score(self, state: SESRecState, items_BTCD: Tensor) -> Tensor:
+        """B T C."""
+        targets, c = state.targets, items_BTCD.shape[2]
+        b = len(state.user) // targets
+        items = items_BTCD  # M 1 C D, or 1 1 C D for one catalogue
+        if items.shape[:2] != (1, 1):
+            items = items.expand(b, targets, -1, -1).flatten(0, 1).unsqueeze(1)
+        rec, search = read(self.target_rec, state.rec, items), read(self.target_search, state.search, items)
+        parts = [part.unsqueeze(1) for side in (rec, search) for part in side.unbind(1)]
+        logits: Tensor = self.mlp(*parts, state.user[:, None, None], items)
+        return logits.view(b, targets, c)
+
+    def objective(self, batch: Batch, state: SESRecState, kind: Kind = "group") -> dict[str, Tensor]:  # noqa: ARG002
+        """Both objectives are the paper's: ranking, query-item and triplet terms."""
+        config, one = self.config, unpack(batch)
+        logits = self.score(state, self.items(batch.candidates))
+        terms = {"rank": ranking_loss(logits, batch.positive, batch.target_mask, config.loss)}
+        if config.query_item_weight > 0:
+            shown = state.search.sees[:, 0] & one.target_mask
+            terms["query_item"] = config.query_item_weight * self.query_item(one, shown, state.queries, self.items)
+        if config.triplet_weight > 0:
+            triplets = self.triplet(state.rec, one.target_mask) + self.triplet(state.search, one.target_mask)
+            terms["triplet"] = config.triplet_weight * triplets
+        return terms
+
+    def triplet(self, side: Side, counted_M1: Tensor) -> Tensor:
+        """Mean over the counted rows that have events of [|anchor - similar| - |anchor - dissimilar| + margin]+."""
+        anchor = (side.weights.unsqueeze(1) @ side.events).squeeze(1)
+        _, similar, dissimilar = masked_mean(side.events.unsqueeze(1), side.sees).unbind(1)
+        loss = F.triplet_margin_loss(anchor, similar, dissimilar, margin=self.config.margin, reduction="none")
+        return mean_over(loss, counted_M1[:, 0] & side.sees[:, 0].any(1))
+
+
+class Layer(nn.Module):
+    """x = LN(x + attention), x = LN(x + W2 LeakyReLU(W1 x)); dropout on the two updates alone, no causal mask."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = Attention(width, heads, 0.0)
+        self.norm_attention = nn.LayerNorm(width, eps=_NORM_EPS)
+        self.feed_in = nn.Linear(width, width)
+        self.feed_out = nn.Linear(width, width)
+        self.norm_feed = nn.LayerNorm(width, eps=_NORM_EPS)
+        self.dropout = dropout
+
+    def forward(self, x_MLD: Tensor, sees_ML: Tensor) -> Tensor:
+        """M L D -> M L D."""
+        mask = sees_ML.unsqueeze(1).expand(-1, sees_ML.shape[1], -1)
+        update, _ = self.attention(x_MLD, self.attention.history(x_MLD), mask)
+        x = self.norm_attention(x_MLD + dropout(update, self.dropout, self.training))
+        update = self.feed_out(F.leaky_relu(self.feed_in(x)))
+        found: Tensor = self.norm_feed(x + dropout(update, self.dropout, self.training))
+        return found
+
+
+class CoAttention(nn.Module):
+    """How much each click agrees with the searches, and each search with the clicks."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.affinity = nn.Linear(width, width, bias=False)  # W1
+        self.search = nn.Linear(width, 1, bias=False)  # w_d
+        self.rec = nn.Linear(width, 1, bias=False)  # w_q
+
+    def forward(self, rec_MRD: Tensor, search_MSD: Tensor, inner_MR: Tensor, inner_MS: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits M R and M S before the softmax; ``inner`` says which events of the other side are summed over."""
+        agreement = torch.tanh(rec_MRD @ self.affinity(search_MSD).transpose(1, 2))  # G, M R S
+        search = self.search(search_MSD) * inner_MS.unsqueeze(2)
+        rec = self.rec(rec_MRD) * inner_MR.unsqueeze(2)
+        return (agreement @ search).squeeze(2), (agreement.transpose(1, 2) @ rec).squeeze(2)
+
+
+def split(events_MLD: Tensor, logits_ML: Tensor, sees_ML: Tensor) -> Side:
+    """Weights over what is seen, and the events at least as heavy as the average one."""
+    weights = logits_ML.masked_fill(~sees_ML, MASKED).softmax(1) * sees_ML
+    similar = sees_ML & (weights >= 1 / sees_ML.sum(1, keepdim=True).clamp(min=1))
+    sets = torch.stack([sees_ML, similar, sees_ML & ~similar], 1)
+    return Side(events_MLD, torch.where(sets.any(2, keepdim=True), sets, sees_ML.unsqueeze(1)), weights)
+
+
+def read(match: nn.Linear, side: Side, items: Tensor) -> Tensor:
+    """Target attention over three sets of events by the same logits, M 3 C D; zeros where nothing is seen."""
+    logits = match(items) @ side.events.unsqueeze(1).transpose(2, 3)  # M 1 C L
+    weights = logits.masked_fill(~side.sees.unsqueeze(2), MASKED).softmax(3) * side.sees.unsqueeze(2)
+    return weights @ side.events.unsqueeze(1)
