@@ -4,6 +4,8 @@ import pytest
 import torch
 
 import seerec
+from seerec.models.base import ModelConfig
+from seerec.models.registry import MODELS
 
 TINY = {
     "batch.rec_length": 8,
@@ -39,7 +41,8 @@ def tiny_settings():
 
     def settings(model="lcr-ser", **changed):
         own = {"model.hidden": (8,)} if model == "lcr-ser" else {}
-        kept = TINY if model in ("lcr-ser", "sasrec") else {n: v for n, v in TINY.items() if not n.startswith("model.")}
+        learns = issubclass(MODELS[model].Config, ModelConfig)
+        kept = TINY if learns else {n: v for n, v in TINY.items() if not n.startswith("model.")}
         return {**kept, **own, **{name.replace("__", "."): value for name, value in changed.items()}}
 
     return settings

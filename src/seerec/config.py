@@ -73,13 +73,13 @@ class BatchSettings(Settings):
 class ReinforceSettings(Settings):
     """Stage 2, GRPO (LCR-SER section 3.4; the paper prints none of these numbers)."""
 
-    rollouts: int = Field(8, ge=2)
-    """N, trajectories of a target; the first carries no noise (eq. 14)."""
+    rollouts: int = Field(8, ge=1)
+    """N, trajectories of a target; of LCR-SER the first carries no noise (eq. 14). One alone leaves the KL term."""
     noise_std: float = Field(0.1, ge=0)
-    """Gamma times sigma of eq. 14; only the product matters."""
+    """Gamma times sigma of eq. 14; only the product matters. LARES starts as in its own stage 1, whatever this says."""
     kl_weight: float = Field(0.1, ge=0)
     """Weight of the KL term of eq. 15."""
-    reward: Literal["hr@1", "ndcg@5", "ndcg@10", "mrr"] = "hr@1"
+    reward: Literal["hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"] = "hr@1"
     """The paper's experiments use HR@1; ties count by their expectation."""
     negatives: int = Field(99, ge=1)
     """A38: negatives of a stage-2 target, drawn fresh, as many as at test."""
@@ -118,8 +118,16 @@ class TrainSettings(Settings):
 
     batch: BatchSettings = BatchSettings()
     reinforce: ReinforceSettings = ReinforceSettings()
+    objective: Literal["group", "original"] = "group"
+    """group: the 1:n ranking loss that all models of the paper's authors share, plus a model's own terms. original: the
+    objective of the model's own paper."""
     epochs: int = Field(60, ge=1)
     """At most; early stopping usually ends sooner."""
+    max_minutes: float | None = Field(None, gt=0)
+    """A stage ends, with a validation, when it has trained so long, over all its resumed parts; the result then depends on the
+    machine's speed. None: no limit."""
+    users: int | None = Field(None, ge=1)
+    """Train and validate on this many users, drawn at random, the same ones for every model; None: all."""
     patience: int = Field(5, ge=1)
     """Epochs without a new best validation metric before stopping (5 in the group's programs)."""
     learning_rate: float = Field(1e-3, gt=0, le=100)

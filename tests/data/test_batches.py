@@ -6,8 +6,9 @@ from scipy import stats
 
 from seerec.config import BatchSettings
 from seerec.data import candidates
-from seerec.data.batches import EvaluationBatches, TrainingBatches
+from seerec.data.batches import EvaluationBatches, StepBatches, TrainingBatches
 from seerec.data.draws import below, bits, seed_of, uniform
+from seerec.data.targets import sample_rows
 
 SETTINGS = BatchSettings(rec_length=8, search_length=4, query_words=3, clicks=1, evaluation_rows=20)
 
@@ -250,3 +251,90 @@ def test_there_are_never_more_negatives_than_the_pool_has_items(tiny_corpus):
     pool = int(tiny_corpus.item_pool.sum())
     assert training(tiny_corpus, negatives=10**9).batch(0, 0).candidates.shape[2] == 1 + pool
     assert training(tiny_corpus, negatives=pool - 1).batch(0, 0).candidates.shape[2] == pool
+
+
+# the search task, samples of users, pairs ----------------------------------------------------------------------------------
+
+
+def test_search_rows_ask_their_query_and_see_what_came_before(tiny_corpus):
+    c = tiny_corpus
+    batches, found = training(c, task="search"), []
+    at = np.flatnonzero(c.click_role == 1)
+    wanted = {
+        (int(c.search_row[q]), int(c.search_time[q]), int(c.click_item[i])): q
+        for i, q in zip(at, np.searchsorted(c.click_offset, at, side="right") - 1, strict=True)
+    }
+    row_of = {int(user): row for row, user in enumerate(c.row_user)}
+    for batch in epoch(batches):
+        assert batch.task.all()
+        assert batch.rec_seen.shape[1] == 1
+        for b in range(len(batch.user)):
+            key = (row_of[int(batch.user[b])], int(batch.target_time[b, 0]), int(batch.positive_item[b, 0]))
+            q = wanted[key]
+            found.append(key)
+            words = c.query_word[c.query_offset[c.search_query[q]] : c.query_offset[c.search_query[q] + 1]][:3].tolist()
+            assert [w for w in batch.target_query[b, 0].tolist() if w] == words
+            first = c.search_offset[key[0]]
+            before = [int(t) for t in c.search_time[first : c.search_offset[key[0] + 1]] if t < c.search_time[q]]
+            assert batch.search_time[b][batch.searched[b]].tolist() == before[-SETTINGS.search_length :]
+            assert int(batch.search_seen[b, 0]) == len(before[-SETTINGS.search_length :])
+            assert (batch.rec_time[b][batch.rec[b] != 0] < c.search_time[q]).all()
+    assert sorted(found) == sorted(wanted)
+    assert len(found) > 50
+
+
+def test_the_shares_of_the_search_task_run_out_with_the_recommendations(tiny_corpus):
+    batches = StepBatches(training(tiny_corpus), training(tiny_corpus, task="search"))
+    steps = batches.steps(0)
+    sizes = [len(part.user) for step in range(steps) for part in batches.batches(0, step)[1:]]
+    assert sum(sizes) == (tiny_corpus.click_role == 1).sum()
+    assert max(sizes) - min(sizes) <= 1
+    assert all(part.task.sum() == place * len(part.user) for place, part in enumerate(batches.batches(0, 0)))
+    few = StepBatches(training(tiny_corpus), training(tiny_corpus, task="search", rows_kept=sample_rows(tiny_corpus, 1)))
+    assert {len(few.batches(0, step)) for step in range(steps)} <= {1, 2}
+
+
+def test_search_candidates_are_those_that_were_drawn(tiny_corpus):
+    sets = candidates.load(tiny_corpus, "test", "search")
+    batches = EvaluationBatches(tiny_corpus, SETTINGS, sets)
+    assert len(batches.target) == (tiny_corpus.click_role == 3).sum() > 0
+    for index, batch in batches:
+        assert batch.check().task.all()
+        assert batch.target_query.any()
+        assert batch.positive_item[:, 0].tolist() == tiny_corpus.click_item[batches.target[index]].tolist()
+        assert batch.candidates[:, 0].tolist() == sets.items(tiny_corpus, index).tolist()
+
+
+def test_a_sample_of_users_is_the_same_for_every_model(tiny_corpus):
+    c = tiny_corpus
+    kept = sample_rows(c, 20)
+    assert kept.sum() == 20
+    assert (sample_rows(c, 30) >= kept).all()
+    assert sample_rows(c, 10**9).sum() == len(np.unique(c.rec_row[c.targets("train")]))
+    for packs in (True, False):
+        users = {int(u) for batch in epoch(training(c, packs=packs, rows_kept=kept)) for u in batch.user}
+        assert users == {int(u) for u in c.row_user[kept]}
+    whole = candidates.load(c, "val")
+    some = EvaluationBatches(c, SETTINGS, whole, rows_kept=kept)
+    assert some.target.tolist() == [t for t in whole.target.tolist() if kept[c.rec_row[t]]]
+    assert len(EvaluationBatches(c, SETTINGS, whole, 5, kept).target) == 5
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_partners_end_with_the_same_item_and_belong_to_others(tiny_corpus, places, packs):
+    batches = training(tiny_corpus, packs=packs, paired=True)
+    several = 0
+    for batch in epoch(batches):
+        last = {b: target for b, _, target in targets_of(batch, places)}  # the last of each row
+        for b, target in last.items():
+            assert shown_clicks(batch, b, int(batch.rec_seen[b].max()))[-1:] == visible_clicks(tiny_corpus, target)[-1:]
+        ends = [int(tiny_corpus.rec_item[target]) for target in last.values()]
+        half = min(16, len(ends))
+        for partner, item in enumerate(ends[half:], half):
+            several += 1
+            assert item in ends[:half]
+            own = [b for b in range(half) if ends[b] == item]
+            assert any(batch.user[b] != batch.user[partner] for b in own)
+    assert several > 20
+    seen = {target for batch in epoch(batches) for _, _, target in targets_of(batch, places)}
+    assert seen == set(tiny_corpus.targets("train").tolist())

@@ -175,7 +175,8 @@ def expected(recommendations: Rows, searches: Rows, settings: DataSettings) -> d
             log.append((item, r["timestamp"], rec_seen, search_seen, role))
             history.append(item)
         asked = []
-        for time, _, words, named, first in found:
+        last_clicked = max((number for number, s in enumerate(found) if s[3]), default=-1)
+        for number, (time, _, words, named, first) in enumerate(found):
             before = [q["item_id"] for q in rows if q["item_id"] in known and q["timestamp"] < first]
             earlier = [s for s in found if s[0] < first]
             clicked = {*before, *(item for s in earlier for item in s[3])} if settings.repeats == "drop" else set()
@@ -185,7 +186,7 @@ def expected(recommendations: Rows, searches: Rows, settings: DataSettings) -> d
                 assert test_start is not None
                 task = 2 + (time >= test_start)
             else:
-                task = 2 + (time >= cut(rows[-1]))
+                task = 3 if number == last_clicked else 2
             roles = [0 if item in clicked else task for item in named]
             asked.append((time, words, named, len(before), len(earlier), roles))
         logs[u] = (log, asked)

@@ -25,8 +25,8 @@ class Batches:
     def steps(self, _epoch):
         return 3
 
-    def batch(self, epoch, step):
-        return SimpleNamespace(at=(epoch, step), to=lambda _: SimpleNamespace(at=(epoch, step)))
+    def batches(self, epoch, step):
+        return (SimpleNamespace(at=(epoch, step), to=lambda _: SimpleNamespace(at=(epoch, step))),)
 
 
 class Recorder(DenseAdam):
@@ -48,7 +48,7 @@ def play(folder, metrics, *, losses=None, **changed):
     model = nn.Linear(2, 1)
     kept, left, steps = [], iter(metrics), iter(losses or [])
 
-    def objective(batch, update):  # noqa: ARG001
+    def objective(batches, update):  # noqa: ARG001
         scale = next(steps) if losses else 1.0
         return {"rank": model(torch.ones(1, 2)).square().sum() * scale}, {}
 
@@ -122,6 +122,27 @@ def test_the_log_means_losses_over_the_epoch(tmp_path):
     play(tmp_path, [0.1], losses=[0.0, 0.0, 0.0])
     assert records(tmp_path, "train")[0]["loss"] == 0.0
     assert Position(1).epoch == 0
+
+
+def test_a_limit_of_time_ends_the_stage_with_a_validation(tmp_path, monkeypatch):
+    """Every look at the clock takes a second, two looks a step: the limit falls into the second epoch."""
+    now = iter(range(10_000))
+    monkeypatch.setattr("seerec.training.loop.time", SimpleNamespace(monotonic=lambda: float(next(now))))
+    _, position, kept = play(tmp_path, [0.1, 0.2, 0.3, 0.4], max_seconds=8.0)
+    assert (position.stopped, position.finished, position.epoch, position.updates) == ("time", True, 2, 5)
+    assert kept == [0.1, 0.2]
+    assert position.seconds >= 8.0
+    (tmp_path / "free").mkdir()
+    _, free, _ = play(tmp_path / "free", [0.1, 0.2])
+    assert (free.stopped, free.seconds) == ("", 0.0)
+
+
+def test_what_changes_a_batch_comes_before_its_rows_are_gathered(tmp_path):
+    seen = []
+    inputs = SimpleNamespace(open=lambda batch, catalogue: seen.append((batch, catalogue)), close=lambda: None)
+    changed = SimpleNamespace(to=lambda _: "changed")
+    play(tmp_path, [0.1], inputs=inputs, rows_open=True, augment=lambda _: changed, catalogue=True)
+    assert seen == [("changed", True)] * 3
 
 
 # whole runs --------------------------------------------------------------------------------------------------------------

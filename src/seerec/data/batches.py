@@ -175,6 +175,26 @@ class TrainingBatches:
         return np.concatenate([batches[shuffled].reshape(-1), order[whole:]])
 
 
+class StepBatches:
+    """What each step learns from: a batch of recommendations, and where a model learns searches too, its share of those.
+
+    Both tasks run out together: a step's part of the searches is as large as its part of the epoch.
+    """
+
+    def __init__(self, recommendations: TrainingBatches, searches: TrainingBatches | None = None) -> None:
+        self._recommendations, self._searches = recommendations, searches
+
+    def steps(self, epoch: int) -> int:
+        """Steps of this epoch."""
+        return self._recommendations.steps(epoch)
+
+    def batches(self, epoch: int, step: int) -> tuple[Batch, ...]:
+        """One batch of recommendations, and at most one of searches."""
+        found = self._recommendations.batch(epoch, step)
+        search = None if self._searches is None else self._searches.share(epoch, step, self.steps(epoch))
+        return (found,) if search is None else (found, search)
+
+
 class EvaluationBatches:
     """The targets of a split with their saved candidates, rows of similar length together.
 

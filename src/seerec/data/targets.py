@@ -6,7 +6,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from seerec.data.corpus import FIRST_ID, SPLITS, Corpus
+from seerec.data.corpus import FIRST_ID, SPLITS, TRAIN, Corpus
+from seerec.data.draws import bits
 from seerec.data.histories import Ints
 
 Task = Literal["recommendation", "search"]
@@ -71,4 +72,12 @@ def clicks_of(corpus: Corpus, task: Task) -> NDArray[np.int64]:
     count = np.asarray(corpus.item_count)
     if task == "recommendation":
         return count
-    return count + np.bincount(np.asarray(corpus.click_item)[np.asarray(corpus.click_role) == 1], minlength=len(count))
+    return count + np.bincount(np.asarray(corpus.click_item)[np.asarray(corpus.click_role) == TRAIN], minlength=len(count))
+
+
+def sample_rows(corpus: Corpus, users: int) -> NDArray[np.bool_]:
+    """P bool: ``users`` of the rows that have training targets, the same ones whenever the corpus is the same."""
+    row = np.unique(corpus.rec_row[corpus.targets("train")])
+    kept = np.zeros(len(corpus.row_user), dtype=bool)
+    kept[row[np.argsort(bits(0, row), kind="stable")[:users]]] = True
+    return kept

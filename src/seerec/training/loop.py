@@ -9,12 +9,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seerec.batch import Batch
-from seerec.data.batches import TrainingBatches
 from seerec.data.draws import seed_of
 from seerec.errors import SeerecError
 from seerec.models.inputs import InputLayer
@@ -22,7 +22,19 @@ from seerec.progress import Progress
 from seerec.training.checkpoint import Position, latest, restore, save
 from seerec.training.journal import Journal
 from seerec.training.optimizers import Optimizer
-from seerec.training.reinforce import Objective
+
+Objective = Callable[[tuple[Batch, ...], int], tuple[dict[str, Tensor], dict[str, float]]]
+"""A stage's loss: (the batches of a step, update number) -> (weighted terms, diagnostics)."""
+
+
+class Batches(Protocol):
+    """The batches of an epoch, by number."""
+
+    def steps(self, epoch: int) -> int:
+        """Steps of this epoch."""
+
+    def batches(self, epoch: int, step: int) -> tuple[Batch, ...]:
+        """What one step learns from, one batch per task."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,7 @@ class Stage:
     number: int
     model: nn.Module
     inputs: InputLayer
-    batches: TrainingBatches
+    batches: Batches
     objective: Objective
     optimizer: Optimizer
     validate: Callable[[], dict[str, float]]
@@ -46,6 +58,11 @@ class Stage:
     rows_open: bool
     """Whether tables gather a step's rows (lazy optimizer) or take gradients whole (dense)."""
     device: torch.device
+    augment: Callable[[Batch], Batch] | None = None
+    """What changes a batch before its rows are gathered."""
+    catalogue: bool = False
+    """Whether the objective needs every item's row."""
+    max_seconds: float | None = None
     updates: int = 1
     clip_norm: float | None = None
     warmup_steps: int = 0
@@ -98,42 +115,57 @@ def _epoch(
     steps = stage.batches.steps(position.epoch)
     if stage.steps_per_epoch is not None:
         steps = min(steps, stage.steps_per_epoch)
-    saved = time.monotonic()
-    waiting = pool.submit(stage.batches.batch, position.epoch, position.step)
+    saved = clock = time.monotonic()
+    waiting = pool.submit(stage.batches.batches, position.epoch, position.step)
     label = f"stage {stage.number} epoch {position.epoch + 1}/{stage.epochs}"
     with progress.task(label, total=steps, unit="steps", done=position.step) as bar:
         while position.step < steps:
-            batch = waiting.result()
+            batches = waiting.result()
             if position.step + 1 < steps:
-                waiting = pool.submit(stage.batches.batch, position.epoch, position.step + 1)
-            report = _step(stage, position, batch.to(stage.device))
+                waiting = pool.submit(stage.batches.batches, position.epoch, position.step + 1)
+            report = _step(stage, position, batches)
             for name, value in report.items():
                 position.sums[name] = position.sums.get(name, 0.0) + value
             position.step += 1
             position.updates += 1
             bar.advance(1, loss=report["loss"])
+            clock = _spend(stage, position, clock)
+            if position.stopped:
+                break
             if position.step < steps and time.monotonic() - saved >= checkpoint_seconds:
                 position.log_bytes = journal.length
                 save(folder, position, stage.model, stage.optimizer, keep)
                 saved = time.monotonic()
-    means = {name: value / max(steps, 1) for name, value in position.sums.items()}
+    means = {name: value / max(position.step, 1) for name, value in position.sums.items()}
     journal.write({"stage": stage.number, "epoch": position.epoch, "kind": "train", **means})
     _judge(stage, position, journal, stage.validate(), position.epoch)
     _decay(stage, position)
+    _spend(stage, position, clock)
     position.epoch, position.step, position.sums = position.epoch + 1, 0, {}
-    position.finished = position.epoch >= stage.epochs or position.stale >= stage.patience
+    position.finished = position.epoch >= stage.epochs or position.stale >= stage.patience or bool(position.stopped)
     position.log_bytes = journal.length
     save(folder, position, stage.model, stage.optimizer, keep)
 
 
-def _step(stage: Stage, position: Position, batch: Batch) -> dict[str, float]:
-    """One batch: loss, gradient, clip, move. Returns the loss terms and diagnostics."""
+def _spend(stage: Stage, position: Position, clock: float) -> float:
+    """Add the time since ``clock`` to what the stage has spent, and stop it at its limit; returns the time."""
+    now = time.monotonic()
+    if stage.max_seconds is not None:
+        position.seconds += now - clock
+        if position.seconds >= stage.max_seconds:
+            position.stopped = "time"
+    return now
+
+
+def _step(stage: Stage, position: Position, given: tuple[Batch, ...]) -> dict[str, float]:
+    """One step: loss, gradient, clip, move. Returns the loss terms and diagnostics."""
     report: dict[str, float] = {}
     for update in range(stage.updates):
         torch.manual_seed(seed_of(stage.seed, stage.number, position.epoch, position.step, update))
+        batches = tuple((batch if stage.augment is None else stage.augment(batch)).to(stage.device) for batch in given)
         if stage.rows_open:
-            stage.inputs.open(batch)
-        terms, report = stage.objective(batch, update)
+            stage.inputs.open(*batches, catalogue=stage.catalogue)
+        terms, report = stage.objective(batches, update)
         loss = torch.stack(list(terms.values())).sum()
         stage.optimizer.zero_grad()
         loss.backward()

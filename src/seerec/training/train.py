@@ -16,10 +16,11 @@ from seerec import artifact
 from seerec.atomic import remove_partials, write_json
 from seerec.batch import Batch
 from seerec.config import TrainSettings
-from seerec.data.batches import EvaluationBatches, TrainingBatches
+from seerec.data.batches import EvaluationBatches, StepBatches, TrainingBatches
 from seerec.data.candidates import load as load_candidates
 from seerec.data.corpus import Corpus
 from seerec.data.draws import seed_of
+from seerec.data.targets import positions, sample_rows
 from seerec.device import place_of
 from seerec.errors import SeerecError
 from seerec.evaluation.metrics import per_target, summary
@@ -128,6 +129,10 @@ def _settled(place: torch.device) -> Iterator[None]:
         _memory.fill_uninitialized_memory = fill
 
 
+def _seconds(minutes: float | None) -> float | None:
+    return None if minutes is None else 60 * minutes
+
+
 class _Work:
     """What both stages of one run share."""
 
@@ -142,7 +147,9 @@ class _Work:
     ) -> None:
         self.vocabulary = vocabulary
         self.corpus, self.settings, self.run, self.device, self.progress = corpus, settings, run, device, progress
-        self.validation = EvaluationBatches(corpus, settings.batch, load_candidates(corpus, "val"), settings.validation_users)
+        self.rows_kept = None if settings.users is None else sample_rows(corpus, settings.users)
+        sets = load_candidates(corpus, "val")
+        self.validation = EvaluationBatches(corpus, settings.batch, sets, settings.validation_users, self.rows_kept)
         self.results: dict[str, Any] = {}
 
     def do(self, model: Recommender[Any], stages: Stages) -> None:
@@ -157,11 +164,7 @@ class _Work:
 
     def count(self, model: CountingRecommender[Any]) -> None:
         """One pass of counting."""
-        batches = self._batches(1, model, rows=1024, negatives=1, share=0.0)
-        with self.progress.task("count", total=batches.steps(0), unit="steps") as bar:
-            for step in range(batches.steps(0)):
-                model.observe(batches.batch(0, step))
-                bar.advance(1)
+        self._show(model)
         model.finish()
         metrics = self._validate(model)()
         self._keep(1, model)(metrics)
@@ -170,18 +173,28 @@ class _Work:
     def learn(self, model: NeuralRecommender[Any]) -> None:
         """Stage 1."""
         s = self.settings
+        if model.learns_transitions:
+            self._show(model)
 
-        def objective(batch: Batch, update: int) -> tuple[dict[str, torch.Tensor], dict[str, float]]:  # noqa: ARG001
+        def objective(batches: tuple[Batch, ...], update: int) -> tuple[dict[str, torch.Tensor], dict[str, float]]:  # noqa: ARG001
             model.train()
-            return model.objective(batch, model.encode(batch)), {}
+            terms = model.objective(batches[0], model.encode(batches[0]), s.objective)
+            for search in batches[1:]:
+                own = model.objective(search, model.encode(search), s.objective)
+                terms |= {f"search_{name}": model.config.search_weight * term for name, term in own.items()}
+            return terms, {}
 
+        batches = self._batches(1, model, s.batch.rows, s.batch.negatives, s.unknown_user_share, s.batch.fresh_negatives)
+        search = self._search_batches(model) if model.searches else None
         self._run(
             Stage(
                 number=1,
                 model=model,
                 inputs=model.inputs,
-                batches=self._batches(1, model, s.batch.rows, s.batch.negatives, s.unknown_user_share, s.batch.fresh_negatives),
+                batches=StepBatches(batches, search),
                 objective=objective,
+                augment=model.augment,
+                catalogue=s.objective == "original" and getattr(model.config, "softmax", "") == "full",
                 optimizer=self._optimizer(model, s.weight_decay),
                 validate=self._validate(model),
                 keep_best=self._keep(1, model),
@@ -192,6 +205,7 @@ class _Work:
                 metric=s.metric,
                 rows_open=s.optimizer == "lazy",
                 device=self.device,
+                max_seconds=_seconds(s.max_minutes),
                 clip_norm=s.clip_norm,
                 warmup_steps=s.warmup_steps,
                 decay=s.decay if s.schedule == "plateau" else None,
@@ -205,14 +219,14 @@ class _Work:
         s, r = self.settings, self.settings.reinforce
         model = artifact.load(self.run.artifact(1)).model.to(self.device)
         assert isinstance(model, ReasoningRecommender)
-        reference = copy.deepcopy(model)
+        policy = PolicyObjective(model, copy.deepcopy(model), r)
         self._run(
             Stage(
                 number=2,
                 model=model,
                 inputs=model.inputs,
-                batches=self._batches(2, model, r.rows, r.negatives, s.unknown_user_share),
-                objective=PolicyObjective(model, reference, r),
+                batches=StepBatches(self._batches(2, model, r.rows, r.negatives, s.unknown_user_share)),
+                objective=lambda batches, update: policy(batches[0], update),
                 optimizer=self._optimizer(model, 0.0),
                 validate=self._validate(model),
                 keep_best=self._keep(2, model),
@@ -223,6 +237,7 @@ class _Work:
                 metric=s.metric,
                 rows_open=s.optimizer == "lazy",
                 device=self.device,
+                max_seconds=_seconds(s.max_minutes),
                 updates=r.updates,
                 clip_norm=s.clip_norm,
                 steps_per_epoch=r.steps_per_epoch,
@@ -234,7 +249,7 @@ class _Work:
         journal = Journal(self.run.path)
         began = time.monotonic()
         s = self.settings
-        run_stage(
+        position = run_stage(
             stage,
             self.run.path / "checkpoints",
             journal,
@@ -246,7 +261,16 @@ class _Work:
         with (self.run.path / "timing.jsonl").open("a") as file:
             seconds = round(time.monotonic() - began, 3)
             file.write(json.dumps({"stage": stage.number, "seconds": seconds, "threads": torch.get_num_threads()}) + "\n")
-        self.results[f"stage{stage.number}"] = artifact.read_manifest(self.run.artifact(stage.number))["validation"]
+        best = artifact.read_manifest(self.run.artifact(stage.number))["validation"]
+        self.results[f"stage{stage.number}"] = best | ({"stopped": position.stopped} if position.stopped else {})
+
+    def _show(self, model: CountingRecommender[Any] | NeuralRecommender[Any]) -> None:
+        """One epoch of training batches for what a model counts."""
+        batches = self._batches(1, model, rows=1024, negatives=1, share=0.0)
+        with self.progress.task("count", total=batches.steps(0), unit="steps") as bar:
+            for step in range(batches.steps(0)):
+                model.observe(batches.batch(0, step))
+                bar.advance(1)
 
     def _batches(
         self, stage: int, model: Recommender[Any], rows: int, negatives: int, share: float, fresh: bool = True
@@ -260,6 +284,26 @@ class _Work:
             negatives=negatives,
             unknown_user_share=share,
             fresh=fresh,
+            rows_kept=self.rows_kept,
+            paired=stage == 1 and isinstance(model, NeuralRecommender) and model.paired,
+        )
+
+    def _search_batches(self, model: NeuralRecommender[Any]) -> TrainingBatches | None:
+        """Rows of the search task; None where the training split has no search with a click."""
+        s = self.settings
+        if not len(positions(self.corpus, "train", "search")):
+            return None
+        return TrainingBatches(
+            self.corpus,
+            s.batch,
+            seed=seed_of(s.seed, 1, 1),
+            packs=model.packs,
+            rows=s.batch.rows,
+            negatives=s.batch.negatives,
+            unknown_user_share=s.unknown_user_share,
+            fresh=s.batch.fresh_negatives,
+            task="search",
+            rows_kept=self.rows_kept,
         )
 
     def _optimizer(self, model: NeuralRecommender[Any], weight_decay: float) -> Optimizer:
