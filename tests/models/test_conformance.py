@@ -2,6 +2,7 @@
 
 from tests.conformance import EXCEPTIONS, ModelConformance
 
+from seerec.models.lares import Start
 from seerec.models.registry import MODELS
 
 
@@ -80,9 +81,16 @@ class TestReaRecPRLOnMergedHistory(ModelConformance):
 class TestLARES(ModelConformance):
     key = "lares"
 
+    def trained(self, b, updates, rate=0.006, dropout=0.0):
+        """Start and depth are drawn anew in every update, which wants a smaller rate."""
+        return super().trained(b, updates, rate, dropout)
 
-class TestLARESFromRandomStartsByCosine(ModelConformance):
-    key = "lares"
+    def silent(self, model, b, rollouts):
+        start = model.start(model.history(b))
+        return Start(start.state.expand(-1, rollouts, -1, -1), start.depth.expand(rollouts))
+
+
+class TestLARESFromRandomStartsByCosine(TestLARES):
     settings = {"start": "normal", "similarity": "cos", "temperature": 0.5, "mix": "concat", "history": "merged"}  # noqa: RUF012
     test_overfits_64_rows_of_64_users = None  # once per model is enough
 
@@ -101,14 +109,59 @@ class TestQuerySeqRecAsReleased(ModelConformance):
     test_overfits_64_rows_of_64_users = None  # once per model is enough
 
 
+class TestJSR(ModelConformance):
+    key = "jsr"
+
+
+class TestJSROfUserIds(ModelConformance):
+    key = "jsr"
+    settings = {"history": "none", "personalised_search": True, "text_recon": 0.5}  # noqa: RUF012
+    test_overfits_64_rows_of_64_users = None  # once per model is enough
+
+
+class TestUSER(ModelConformance):
+    key = "user"
+
+    def trained(self, b, updates, rate=0.01, dropout=0.0):
+        """Its two encoders under an MLP want a lower rate than the others to fit within these updates."""
+        return super().trained(b, updates, rate, dropout)
+
+
+class TestUSERInShortSessions(ModelConformance):
+    key = "user"
+    settings = {"session_gap": 0.0003, "session_events": 3, "layers": 2, "session_layers": 2}  # noqa: RUF012
+    test_overfits_64_rows_of_64_users = None  # once per model is enough
+
+
 class TestSESRec(ModelConformance):
     key = "sesrec"
+    settings = {"margin": 4.0}  # noqa: RUF012   so wide that no triplet is satisfied, and the co-attention learns
+
+    def trained(self, b, updates, rate=0.005, **more):
+        return super().trained(b, updates, rate, **more)
 
 
 class TestSESRecOfTheAuthors(ModelConformance):
     key = "sesrec"
-    settings = {"project": "linear", "heads": 4}  # noqa: RUF012
+    settings = {"project": "linear", "heads": 4, "margin": 4.0}  # noqa: RUF012
     test_overfits_64_rows_of_64_users = None  # once per model is enough
+
+
+class TestUnifiedSSR(ModelConformance):
+    key = "unifiedssr"
+
+
+class TestUnifiedSSRWithQueriesAndSessions(ModelConformance):
+    key = "unifiedssr"
+    settings = {"rec_uses_query_branch": True, "session_states": True}  # noqa: RUF012
+    test_overfits_64_rows_of_64_users = None  # once per model is enough
+
+
+class TestUnifiedSSRAsReleased(ModelConformance):
+    key = "unifiedssr"
+    settings = {"causal": False, "restarts": True}  # noqa: RUF012
+    test_overfits_64_rows_of_64_users = None  # once per model is enough
+    test_every_parameter_gets_a_gradient = None  # layers below the last do nothing: that is what was released
 
 
 class TestUniSAR(ModelConformance):

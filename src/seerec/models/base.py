@@ -76,7 +76,8 @@ class Recommender(nn.Module, ABC, Generic[State]):
     """
 
     key: ClassVar[str]
-    title: ClassVar[str]
+    title: str
+    """The class says it for the default settings."""
     reads: frozenset[str]
     """What may influence a score: some of rec, query, click, user, time, features. The class says it for the default settings."""
     searches: ClassVar[bool] = False

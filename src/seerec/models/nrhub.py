@@ -1,4 +1,4 @@
-"""NRHUB: news recommendation with heterogeneous user behaviour (Wu, Wu, Qi & Huang, EMNLP 2019).
+"""NRHUB: news recommendation with heterogeneous user behaviour (Wu et al., EMNLP 2019).
 
 Three bags stand for the user: browsed items, queries, items clicked in searches. Each view is pooled by attention, the views
 by a second attention, and the user scores an item by a dot product. No order, no user id. For the events x of a view

@@ -8,6 +8,7 @@ from seerec.models.base import CountingRecommender, ReasoningRecommender, Recomm
 from seerec.models.bert4rec import BERT4Rec
 from seerec.models.cl4srec import CL4SRec
 from seerec.models.gru4rec import GRU4Rec
+from seerec.models.jsr import JSR
 from seerec.models.lares import LARES
 from seerec.models.lcr_ser import LCRSER
 from seerec.models.nrhub import NRHUB
@@ -16,7 +17,9 @@ from seerec.models.query_seqrec import QuerySeqRec
 from seerec.models.rearec import ReaRecERL, ReaRecPRL
 from seerec.models.sasrec import SASRec
 from seerec.models.sesrec import SESRec
+from seerec.models.unifiedssr import UnifiedSSR
 from seerec.models.unisar import UniSAR
+from seerec.models.user import USER
 
 MODELS: dict[str, type[Recommender[Any]]] = {
     model.key: model
@@ -33,7 +36,10 @@ MODELS: dict[str, type[Recommender[Any]]] = {
         LARES,
         NRHUB,
         QuerySeqRec,
+        JSR,
+        USER,
         SESRec,
+        UnifiedSSR,
         UniSAR,
         LCRSER,
     )

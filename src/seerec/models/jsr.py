@@ -1,0 +1,144 @@
+"""JSR: joint modelling of search and recommendation (Zamani & Croft, DESIRES 2018; with item text, WSDM 2020).
+
+Users, items and queries share one set of vectors; each task has a head of its own, and both losses are minimised together:
+
+    recommendation  phi_r(u o v),   search  phi_s(q o v),   phi(x) = w2^T relu(W1 x + b1) + b2,   L = L_rec + lambda L_search
+
+where o is the product by element and L_search is weighed by the training loop (``search_weight``).
+
+The bodies of both papers and the authors' program were not available. Known are the 2018 abstract (two models learnt by a joint
+loss); a later paper of its first author (UIA, SIGIR 2023), by which the user is an id, a shared network precedes one layer per
+task, and a history came in only where the id gave way to a sequence encoder; and the 2020 abstract (the item's text is predicted
+from its vector). The layers, losses and sizes here are inferred from these.
+
+Two forms, which the titles tell apart. JSR(id) (``history`` none): u = e_u, so neither history reaches a score. JSR(hist)
+(``history`` merged, the default and the form to quote beside a table with sequential models): u = e_u + the last state of a
+causal Transformer over both histories merged by time, a search being its query plus the mean of its clicked items. Both forms
+depend on a target's prefix alone, so rows are packed.
+
+``group`` and ``original`` are the same, the shared ranking loss on either task's rows: the papers' own losses are unknown to us.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from seerec.batch import Batch
+from seerec.models.base import Kind, ModelConfig, NeuralRecommender, Vocabulary
+from seerec.models.inputs import InputLayer
+from seerec.models.layers import MASKED, EncoderLayer, ScoringMLP, dropout, history_mask, initialise
+from seerec.models.losses import mean_over
+from seerec.models.merging import merge
+
+
+class JSRConfig(ModelConfig):
+    """Settings of JSR."""
+
+    history: Literal["none", "merged"] = "merged"
+    """none: the user is an id, JSR(id). merged: plus a Transformer over both histories, JSR(hist)."""
+    search_weight: float = Field(0.1, ge=0)
+    """Lambda of the search loss (.1 as in UniSAR on KuaiSAR; JSR's own is unknown)."""
+    hidden: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = (32,)
+    """Hidden layers of both heads (half the default width; inferred)."""
+    personalised_search: bool = False
+    """Search scores phi_s([u o v ; q o v]) instead of phi_s(q o v)."""
+    text_recon: float = Field(0.0, ge=0)
+    """Weight of predicting the item's words from its vector (2020 model); 0: without. Needs item text and ``features``."""
+    layers: int = Field(1, ge=1, le=100)
+    """Layers of the Transformer of ``history`` merged (1 in the group's encoders)."""
+    heads: int = Field(2, ge=1)
+    """Heads of that Transformer (2 in the group's encoders)."""
+
+
+@dataclass(frozen=True)
+class JSRState:
+    """Both tasks' side of the product; a row's task says which head scores it."""
+
+    user: Tensor  # B T D
+    query: Tensor  # B T D
+    task: Tensor  # B
+
+
+class JSR(NeuralRecommender[JSRState]):
+    """See the module's docstring."""
+
+    key = "jsr"
+    title = "JSR(hist)"
+    reads = frozenset({"user", "rec", "query", "click", "time", "features"})
+    searches = True
+    Config = JSRConfig
+    config: JSRConfig
+    packs = True
+
+    def __init__(self, config: JSRConfig, vocabulary: Vocabulary, rec_length: int, search_length: int) -> None:
+        super().__init__()
+        d = config.width
+        self.config = config
+        self.inputs = InputLayer(vocabulary, config)
+        self.recommendation_head = ScoringMLP((d,), config.hidden, config.dropout)
+        self.search_head = ScoringMLP((d, d) if config.personalised_search else (d,), config.hidden, config.dropout)
+        if config.history == "merged":
+            self.position = nn.Parameter(torch.empty(rec_length + search_length, d))
+            self.kind = nn.Parameter(torch.empty(2, d))
+            self.layers = nn.ModuleList(EncoderLayer(d, config.heads, d, config.dropout) for _ in range(config.layers))
+        else:
+            self.title, self.reads = "JSR(id)", frozenset({"user", "features"})
+        initialise(self)
+        if config.history == "merged":
+            nn.init.normal_(self.position, std=0.02)
+            nn.init.normal_(self.kind, std=0.02)
+
+    def encode(self, batch: Batch) -> JSRState:
+        """The user at each target, and the query where the row is a search."""
+        user = self.inputs.users(batch.user).unsqueeze(1).expand(-1, batch.rec_seen.shape[1], -1)
+        if self.config.history == "merged":
+            user = user + self.history(batch)
+        return JSRState(user, self.inputs.queries(batch.target_query), batch.task)
+
+    def history(self, batch: Batch) -> Tensor:
+        """B T D: the encoded last event of both histories merged; zeros where there is none."""
+        merged = merge(batch)
+        searches = self.inputs.searches(batch.query, batch.click) + self.kind[1]
+        tokens = merged.arrange(self.inputs.items(batch.rec) + self.kind[0], searches) + self.position[merged.reach.position]
+        x = dropout(tokens, self.config.dropout, self.training) * merged.present.unsqueeze(2)
+        mask = history_mask(merged.present, causal=True)
+        for layer in self.layers:
+            x = layer(x, mask) * merged.present.unsqueeze(2)
+        return merged.reach.gather(x)
+
+    def score(self, state: JSRState, items_BTCD: Tensor) -> Tensor:
+        """B T C: every row by the head of its task."""
+        logits = items_BTCD.new_zeros(*state.user.shape[:2], items_BTCD.shape[2])
+        for task, head in enumerate((self.recommendation_head, self.search_head)):
+            rows = (state.task == task).nonzero().squeeze(1)
+            if len(rows):
+                items = items_BTCD if len(items_BTCD) == 1 else items_BTCD[rows]
+                asked = task == 1
+                sides = [state.user] * (not asked or self.config.personalised_search) + [state.query] * asked
+                logits = logits.index_copy(0, rows, head(*(side[rows].unsqueeze(2) * items for side in sides)))
+        return logits
+
+    def objective(self, batch: Batch, state: JSRState, kind: Kind = "group") -> dict[str, Tensor]:
+        """The ranking loss of the batch's task, plus the text term where it is asked for."""
+        terms = super().objective(batch, state, kind)
+        if self.config.text_recon > 0 and self.inputs.item_text.shape[1]:
+            terms["text"] = self.config.text_recon * self.text_loss(batch)
+        return terms
+
+    def text_loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy between softmax(e_v E^T) and the distribution of the item's words, mean over the batch's positives.
+
+        E holds the words of these items alone (projected as queries are), so other items' words are the negatives.
+        """
+        items = batch.positive_item[batch.target_mask].unique()
+        text = self.inputs.item_text[items].long()
+        words, place = torch.unique(text, return_inverse=True)
+        logits = self.inputs.items(items) @ self.inputs.queries(words.unsqueeze(1)).T
+        logits = logits.masked_fill(words == 0, MASKED)
+        present = (text != 0).to(logits.dtype)
+        count = present.sum(1)
+        loss = -(logits.log_softmax(1).gather(1, place) * present).sum(1) / count.clamp(min=1)
+        return mean_over(loss, count > 0)
