@@ -141,6 +141,9 @@ def evaluate(
     split: Annotated[Split, typer.Option()] = "test",
     stage: Stage = None,
     full: Annotated[bool, typer.Option("--full", help="Rank the whole catalogue instead of sampled candidates.")] = False,
+    task: Annotated[
+        Literal["recommendation", "search"], typer.Option(help="search: items clicked in searches, for models that learn them.")
+    ] = "recommendation",
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many targets, the same for every model.")] = None,
     corpus: OtherCorpus = None,
     as_json: AsJson = False,
@@ -153,7 +156,9 @@ def evaluate(
     from seerec.evaluation.evaluate import evaluate as rank
 
     candidates: Literal["full", "sampled"] = "full" if full else "sampled"
-    found = rank(run, corpus=corpus, split=split, stage=stage, candidates=candidates, limit=limit, progress=_progress(as_json))
+    found = rank(
+        run, corpus=corpus, split=split, stage=stage, candidates=candidates, task=task, limit=limit, progress=_progress(as_json)
+    )
     printing.show(printing.with_random_level({"run": str(run), **found.report()}), as_json, printing.evaluation)
 
 

@@ -230,7 +230,8 @@ def demo(content: dict[str, Any]) -> RenderableType:
 
 
 def _title(content: dict[str, Any]) -> str:
-    return f"{content['model']} stage {content['stage']}, {content['split']}, {content['candidates']}"
+    task = "" if content["task"] == "recommendation" else f"{content['task']}, "
+    return f"{content['model']} stage {content['stage']}, {task}{content['split']}, {content['candidates']}"
 
 
 def _metrics(found: Mapping[str, float]) -> list[str]:

@@ -10,7 +10,9 @@ import numpy as np
 from seerec import artifact
 from seerec.data.batches import EvaluationBatches
 from seerec.data.candidates import load as load_candidates
+from seerec.data.candidates import name_of
 from seerec.data.corpus import UNKNOWN
+from seerec.data.targets import Task, pool_of
 from seerec.device import place_of
 from seerec.errors import SeerecError
 from seerec.evaluation.metrics import METRICS
@@ -30,11 +32,12 @@ def evaluate(
     split: str = "test",
     stage: int | None = None,
     candidates: Candidates = "sampled",
+    task: Task = "recommendation",
     limit: int | None = None,
     device: str | None = None,
     progress: Progress = SILENT,
 ) -> Evaluation:
-    """Rank every target of a split and keep the result in the run (``evaluation/SPLIT-CANDIDATES-stageN``).
+    """Rank every target of a split and keep the result in the run (``evaluation/[search-]SPLIT-CANDIDATES-stageN``).
 
     Parameters
     ----------
@@ -48,13 +51,17 @@ def evaluate(
         1 or 2; None: the last there is.
     candidates
         ``sampled``: the saved candidate sets. ``full``: the whole pool, in chunks.
+    task
+        ``recommendation``, or ``search``: the clicked items of the split's searches, given their queries; for models that
+        learn from searches.
     limit
         Only that many targets, the same ones for every model.
 
     Raises
     ------
     SeerecError
-        No model, no corpus, another corpus than the model's, NaN scores.
+        No model, no corpus, another corpus than the model's, NaN scores, a task that the model does not learn or of which
+        the split has no target.
     """
     if limit is not None and limit < 1:
         raise SeerecError(f"limit is {limit}.", "Evaluate at least one target.")
@@ -65,7 +72,11 @@ def evaluate(
         raise SeerecError(
             f"{folder} was trained on another corpus than {data.path}.", "Evaluate on the corpus it was trained on."
         )
-    sets = load_candidates(data, split)
+    if task == "search" and not loaded.model.searches:
+        raise SeerecError(f"{loaded.model.title} does not learn from searches.", "`seerec models` says which models do.")
+    sets = load_candidates(data, split, task)
+    if not len(sets.target):
+        raise SeerecError(f"The split {split} has no {task} targets.", "Evaluate another split or task.")
     batches = EvaluationBatches(data, loaded.batch, sets, limit)
     place = place_of(device)
     model = loaded.model.to(place)
@@ -84,16 +95,17 @@ def evaluate(
         facts={
             "model": model.key,
             "stage": number,
+            "task": task,
             "split": split,
             "candidates": candidates,
             "candidate_hash": sets.hash if candidates == "sampled" else "full",
-            "candidates_per_target": int(data.item_pool.sum()) if candidates == "full" else sets.negative.shape[1] + 1,
+            "candidates_per_target": len(pool_of(data, task)) if candidates == "full" else sets.negative.shape[1] + 1,
             "corpus_hash": data.content_hash,
             "seed": loaded.manifest.get("settings", {}).get("seed"),
         },
     )
     part = "" if limit is None else f"-first{limit}"
-    result.save(folder.parent / "evaluation" / f"{split}-{candidates}-stage{number}{part}")
+    result.save(folder.parent / "evaluation" / f"{name_of(split, task)}-{candidates}-stage{number}{part}")
     return result
 
 

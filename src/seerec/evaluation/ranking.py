@@ -14,6 +14,7 @@ from torch import Tensor
 
 from seerec.data.batches import EvaluationBatches
 from seerec.data.corpus import Corpus
+from seerec.data.targets import pool_of
 from seerec.errors import SeerecError
 from seerec.models.base import NeuralRecommender, Recommender
 from seerec.progress import SILENT, Progress
@@ -65,7 +66,7 @@ def rank_catalogue(
     Memory is rows x chunk scores; an excluded item is scored with the rest and left out of the counts.
     """
     model.eval()
-    pool = torch.from_numpy(np.flatnonzero(corpus.item_pool)).to(device)
+    pool = torch.from_numpy(pool_of(corpus, batches.targets.task)).to(device)
     drops = corpus.manifest["settings"]["repeats"] == "drop"
     greater, ties = (np.zeros(len(batches.target), dtype=np.int64) for _ in range(2))
     with _held_items(model), progress.task("evaluate full catalogue", total=len(batches.target), unit="targets") as bar:
@@ -79,7 +80,7 @@ def rank_catalogue(
             own = scores.gather(1, place.unsqueeze(1))
             if drops:
                 row, item = batches.seen_items(index)
-                inside = torch.from_numpy(np.asarray(corpus.item_pool)[item])
+                inside = torch.isin(torch.from_numpy(item), pool.cpu())
                 hidden = torch.searchsorted(pool, torch.from_numpy(item)[inside].to(device))
                 scores[torch.from_numpy(row)[inside].to(device), hidden] = float("-inf")
             greater[index] = (scores > own).sum(1).cpu().numpy()
