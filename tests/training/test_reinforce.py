@@ -13,20 +13,20 @@ from torch import nn
 
 from seerec.config import ReinforceSettings
 from seerec.evaluation.metrics import per_target, random_level
+from seerec.models.base import Trajectory
 from seerec.training.optimizers import DenseAdam, LazyAdam
-from seerec.training.reinforce import PolicyObjective, advantage, draw_noise, log_policy, reward
+from seerec.training.reinforce import PolicyObjective, advantage, log_policy, reward
 
-KINDS = ("hr@1", "ndcg@5", "ndcg@10", "mrr")
+KINDS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr")
 
 
 class Stub(nn.Module):
-    """A model whose logits, B T N C, are its parameter."""
+    """A model whose logits, B T N C, or with an axis of steps B T N K C, are its parameter; ``length`` steps per rollout."""
 
-    start_width = 2
-
-    def __init__(self, logits):
+    def __init__(self, logits, length=None):
         super().__init__()
         self.logits = nn.Parameter(logits.clone().double())
+        self.length = torch.ones(logits.shape[2], dtype=torch.long) if length is None else length
         self.inputs = SimpleNamespace(open=lambda _: None, close=lambda: None)
 
     def items(self, ids):
@@ -38,12 +38,21 @@ class Stub(nn.Module):
     def reason(self, _state, _noise):
         return None
 
-    def score(self, _state, _items):
-        return self.logits
+    def noise(self, _batch, _rollouts, _std, _generator):
+        return None
+
+    def trajectory(self, _state, _items):
+        return Trajectory(self.logits if self.logits.dim() == 5 else self.logits.unsqueeze(3), self.length)
 
 
 def stub_logits(b, rollouts, seed=0, spread=1.0):
     return torch.randn(*b.rec_seen.shape, rollouts, b.candidates.shape[2], generator=torch.Generator().manual_seed(seed)) * spread
+
+
+def drawn(model, b, settings, stream):
+    """The noise of the objective's streams: 0 of the policy, 1 of a reference with its own."""
+    generator = torch.Generator().manual_seed(int(b.key[0]) + stream)
+    return model.noise(b, settings.rollouts, settings.noise_std, generator)
 
 
 def run(model, reference, b, **settings):
@@ -231,13 +240,13 @@ def test_12_with_noise_the_same_step_moves():
 def test_13_the_first_rollout_is_plain_inference():
     b, model = batch(), make()
     settings = ReinforceSettings(rollouts=4, noise_std=2.0)
-    noise = draw_noise(b, model.start_width, settings, stream=0)
+    noise = drawn(model, b, settings, 0)
     assert noise.shape == (*b.rec_seen.shape, 4, model.start_width)
     assert not noise[:, :, 0].any()
     assert noise[:, :, 1:].std().item() == pytest.approx(2.0, rel=0.1)
-    assert torch.equal(noise, draw_noise(b, model.start_width, settings, stream=0))
-    assert not torch.equal(noise, draw_noise(b, model.start_width, settings, stream=1))
-    assert not torch.equal(noise, draw_noise(b.with_(key=b.key + 1), model.start_width, settings, stream=0))
+    assert torch.equal(noise, drawn(model, b, settings, 0))
+    assert not torch.equal(noise, drawn(model, b, settings, 1))
+    assert not torch.equal(noise, drawn(model, b.with_(key=b.key + 1), settings, 0))
     found = scores(model, b, noise.double())
     torch.testing.assert_close(found[:, :, 0], scores(model, b), atol=1e-10, rtol=1e-10)
     assert not torch.allclose(found[:, :, 1], found[:, :, 0])
@@ -249,7 +258,7 @@ def test_13_the_first_rollout_is_plain_inference():
 def test_the_two_sides_get_noise_of_their_own():
     """A34."""
     b, model = batch(), make()
-    noise = draw_noise(b, model.start_width, ReinforceSettings(), 0)
+    noise = drawn(model, b, ReinforceSettings(), 0)
     half = model.start_width // 2
     assert not torch.equal(noise[..., :half], noise[..., half:])
 
@@ -358,11 +367,11 @@ def test_the_reference_reasons_with_its_own_weights_from_the_same_noise():
     b = batch()
     policy, reference = policies()
     s = ReinforceSettings(rollouts=4, noise_std=1.0)
-    noise = draw_noise(b, policy.start_width, s, 0).double()
+    noise = drawn(policy, b, s, 0).double()
     mine, theirs = scores(policy, b, noise), scores(reference, b, noise)
     same, fresh = (run(policy, reference, b, noise_std=1.0, reference_noise=kind)[0]["kl"].item() for kind in ("same", "fresh"))
     assert same == pytest.approx(by_hand(mine, theirs, mine, b, s)[1], abs=1e-10)
-    other = scores(reference, b, draw_noise(b, policy.start_width, s, 1).double())
+    other = scores(reference, b, drawn(policy, b, s, 1).double())
     assert fresh == pytest.approx(by_hand(mine, other, mine, b, s)[1], abs=1e-10)
     assert same != pytest.approx(fresh)
 

@@ -36,6 +36,21 @@ PRESETS: dict[str, dict[str, tuple[Overrides, Overrides]]] = {
             {},
             {"optimizer": "dense", "unknown_user_share": 0.0, "batch": {"fresh_negatives": False}},
         ),
+        "rearec-erl": ({"width": 256, "dropout": 0.5}, {"weight_decay": 0.0}),
+        "rearec-prl": ({"width": 256, "dropout": 0.5}, {"weight_decay": 0.0}),
+        "lares": (
+            {"dropout": 0.5},
+            {
+                "reinforce": {
+                    "rollouts": 4,
+                    "kl_weight": 1.0,
+                    "reward": "hr@10",
+                    "scale": "sample",
+                    "reference_noise": "fresh",
+                    "dropout": True,
+                }
+            },
+        ),
     },
 }
 
