@@ -20,6 +20,7 @@ QUICK = {
     "models": [*PYTEST, "tests/models"],
     "evaluation": [*PYTEST, "tests/evaluation"],
     "training": [*PYTEST, "tests/training"],
+    "evidence": [*PYTEST, "tests/evidence"],
     "use": [*PYTEST, *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob("test_*.py"))],
 }
 SLOW = {

@@ -159,7 +159,7 @@ def standing(content: dict[str, Any]) -> RenderableType:
     for task in content["tasks"]:
         means = tables.figures(content, task, mark)
         parts.append(_table([f"{content['corpus']}, {task}", *tables.HEAD[1:]], means))
-        parts.append(_table(tables.test_head(content), tables.tests(content, task)))
+        parts.append(_table(tables.test_head(content, task), tables.tests(content, task)))
         parts += [Text(printable(note)) for note in tables.notes(content, task)]
     parts += [Text(printable(f"could not be finished: {name}: {cause}")) for name, cause in content["broken"].items()]
     files = "table.csv, table.tex, table.md, table.json, the cells and the runs"

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import torch
 
 import seerec
 from seerec import artifact
+from seerec.data.candidates import load as load_candidates
 from seerec.data.corpus import Corpus
+from seerec.data.targets import Task
 from seerec.errors import SeerecError
 from seerec.evaluation.evaluate import evaluate
 from seerec.evaluation.metrics import METRICS
@@ -91,6 +94,14 @@ class Work:
             "settings": training.model_dump(),
         }
 
+    def tasks(self, model: str) -> tuple[Task, ...]:
+        """What a model is evaluated on: search targets too, where it learns from searches and the test split has some."""
+        return ("recommendation", "search") if model_class(model).searches and self._search_targets else ("recommendation",)
+
+    @cached_property
+    def _search_targets(self) -> bool:
+        return len(load_candidates(self.corpus, "test", "search").target) > 0
+
     def record(self, cell: Cell) -> dict[str, Any] | None:
         """The record of a finished cell, checked against what it is asked now; None before."""
         return self.shelf.record(cell, self.asked(cell)) if self.shelf.has(cell) else None
@@ -146,10 +157,7 @@ class Work:
     def _test(self, cell: Cell, progress: Progress) -> dict[str, Evaluation]:
         """Test ranks by task."""
         run = self.shelf.run(cell)
-        found = {"recommendation": evaluate(run, corpus=self.corpus.path, progress=progress)}
-        if model_class(cell.model).searches:
-            pass  # PLACE: found["search"] = evaluate(run, task="search", ...)
-        return found
+        return {task: evaluate(run, corpus=self.corpus.path, task=task, progress=progress) for task in self.tasks(cell.model)}
 
 
 def _learnt(run: Path, metric: str) -> dict[str, Any]:

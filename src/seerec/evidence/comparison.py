@@ -58,7 +58,6 @@ class Comparison:
         self.against = default if against is None else against
         if self.against not in self.question.models:
             raise SeerecError(f"{against} is not one of the models compared.", f"Choose {', '.join(self.question.models)}.")
-        load_candidates(self.corpus, "test")  # nothing is worth training for that cannot be evaluated
         self._facts = {
             "kind": "seerec-comparison", "format": FORMAT, "corpus": str(self.corpus.path.resolve()),
             "corpus_hash": self.corpus.content_hash, "question": self.question.model_dump(), "space": space(),
@@ -66,6 +65,9 @@ class Comparison:
         check(self.out, self._facts)
         self.work = Work(self.corpus, Shelf(self.out), self.question)
         self.broken: dict[str, str] = {}
+        load_candidates(self.corpus, "test")  # what cannot be evaluated is not worth training
+        for model in self.question.models:
+            self.work.tasks(model)
         for cell in self.work.settled():
             self.work.asked(cell)  # refuses settings before anything is trained
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from seerec.data.targets import Task
 from seerec.evaluation.metrics import METRICS, per_target, random_level
 from seerec.evidence.cells import Work
 from seerec.evidence.question import Cell, learns
@@ -13,7 +14,7 @@ from seerec.evidence.verdict import Measured, against, measure, spread
 from seerec.models.registry import model_class
 from seerec.training.presets import resolve
 
-TASKS = ("recommendation", "search")
+TASKS: tuple[Task, ...] = ("recommendation", "search")
 
 
 def standing(work: Work, reference: str, broken: Mapping[str, str]) -> dict[str, Any]:
@@ -42,9 +43,9 @@ def standing(work: Work, reference: str, broken: Mapping[str, str]) -> dict[str,
     models = [_model(work, model, seeds[model], finished[model], broken) for model in question.models]
     tasks = {}
     for task in TASKS:
-        wanted = [key for key in question.models if task == "recommendation" or model_class(key).searches]
-        tasks[task] = _task(work, task, wanted, seeds, reference)
-    facts = {"against": reference, "metric": _metric(work), "split": "test", "candidates": "sampled"}
+        wanted = [key for key in question.models if task in work.tasks(key)]
+        tasks[task] = _task(work, task, wanted, seeds, reference) if wanted else None
+    facts = {"metric": _metric(work), "split": "test", "candidates": "sampled"}
     return {
         "kind": "seerec-table", "corpus": str(work.corpus.path), "corpus_hash": work.corpus.content_hash,
         "folder": str(work.shelf.out), "question": question.model_dump(), **facts, "models": models,
@@ -97,7 +98,11 @@ def _model(
 def _task(
     work: Work, task: str, wanted: list[str], seeds: Mapping[str, list[tuple[Cell, dict[str, Any]]]], reference: str
 ) -> dict[str, Any] | None:
-    """The rows of one task, or None where nothing has been recorded for it."""
+    """The rows of one task, or None where nothing has been recorded for it.
+
+    A reference that does not do the task gives way to the first model that does.
+    """
+    reference = reference if reference in wanted else wanted[0]
     targets = work.shelf.targets(task)
     if targets is None:
         return None
@@ -131,6 +136,7 @@ def _task(
                 rows[model]["against"][metric] = asdict(difference)
     per = report.get("candidates_per_target")
     return {
+        "against": reference,
         "targets": len(user),
         "users": len(np.unique(user)),
         "candidates_per_target": per,

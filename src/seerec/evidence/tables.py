@@ -91,7 +91,7 @@ def tests(document: Mapping[str, Any], task: str) -> list[list[str]]:
     found = []
     for model, row in rows(document, task):
         test = row["against"].get(document["metric"])
-        if model["model"] == document["against"]:
+        if model["model"] == document["tasks"][task]["against"]:
             continue
         if test is None:
             found.append([model["title"], *[""] * 6, "missing"])
@@ -106,10 +106,11 @@ def tests(document: Mapping[str, Any], task: str) -> list[list[str]]:
     return found
 
 
-def test_head(document: Mapping[str, Any]) -> list[str]:
+def test_head(document: Mapping[str, Any], task: str) -> list[str]:
     """``TEST_HEAD`` with the reference and the metric in it."""
     titles = {model["model"]: model["title"] for model in document["models"]}
-    return [name.format(against=titles[document["against"]], metric=document["metric"]) for name in TEST_HEAD]
+    against = titles[document["tasks"][task]["against"]]
+    return [name.format(against=against, metric=document["metric"]) for name in TEST_HEAD]
 
 
 def notes(document: Mapping[str, Any], task: str) -> list[str]:
@@ -148,7 +149,7 @@ def as_markdown(document: Mapping[str, Any], task: str = "recommendation") -> st
     def mark(text: str, place: int) -> str:
         return {1: f"**{text}**", 2: f"*{text}*"}.get(place, text)
 
-    parts = [_pipes(HEAD, figures(document, task, mark)), _pipes(test_head(document), tests(document, task))]
+    parts = [_pipes(HEAD, figures(document, task, mark)), _pipes(test_head(document, task), tests(document, task))]
     return "\n\n".join([*parts, "\n".join(f"* {note}" for note in notes(document, task))]) + "\n"
 
 
@@ -169,7 +170,7 @@ def as_latex(document: Mapping[str, Any], task: str = "recommendation") -> str:
     body = [[_escape(line[0]), *line[1:]] for line in figures(document, task, mark)]
     parts.append(_tabular([name.upper() if name in METRICS else name for name in HEAD], body))
     differences = [[_escape(cell) for cell in line] for line in tests(document, task)]
-    parts.append(_tabular([_escape(name) for name in test_head(document)], differences))
+    parts.append(_tabular([_escape(name) for name in test_head(document, task)], differences))
     return "\n".join(parts) + "\n"
 
 

@@ -103,11 +103,12 @@ def against(rows: Mapping[str, Measured | None], reference: str) -> dict[str, Di
     tested = {key: row.users - base.users for key in others if (row := rows[key]) is not None}
     p = {key: paired_t(values)[1] for key, values in tested.items()}
     adjusted = dict(zip(others, holm([p.get(key, 1.0) for key in others]), strict=True))
+    quantile = float(stats.t.ppf(0.975, base.users.size - 1))
     found = {}
     for key, values in tested.items():
         centre = mean(values)
         deviation = float((np.square(values - centre).sum() / (values.size - 1)) ** 0.5)
-        margin = float(stats.t.ppf(0.975, values.size - 1)) * deviation / values.size**0.5
+        margin = quantile * deviation / values.size**0.5
         row = rows[key]
         assert row is not None
         error = seed_error(row, base)
