@@ -111,6 +111,8 @@ class ReinforceSettings(Settings):
     """Steps between two validations; None: all rows."""
     patience: int = Field(2, ge=1)
     """Epochs without a new best before stopping."""
+    max_minutes: float | None = Field(None, gt=0)
+    """As ``max_minutes`` of stage 1."""
 
 
 class TrainSettings(Settings):

@@ -22,7 +22,7 @@ from seerec.errors import SeerecError
 from seerec.evaluation.evaluate import evaluate
 from seerec.evaluation.metrics import METRICS
 from seerec.evaluation.results import Evaluation
-from seerec.evidence.question import Cell, Question, accepts, cells, learns, stages
+from seerec.evidence.question import Cell, Question, accepts, cells, learns, limits
 from seerec.evidence.shelf import Shelf
 from seerec.evidence.tuning import choose, proposals, settings_of
 from seerec.models.registry import model_class
@@ -77,12 +77,12 @@ class Work:
         fixed = self.fixed(cell.model)
         if cell.kind == "trial":
             tried = settings_of(cell.model, self.proposals[cell.number], fixed)
-            own = {"seed": 0, "users": self.question.tune_users, "max_minutes": self.question.tune_minutes}
+            own: dict[str, Any] = {"seed": 0, "users": self.question.tune_users, "max_minutes": self.question.tune_minutes}
         else:
             tried = self.choice(cell.model)["settings"]
             own = {"seed": cell.number}
             if learns(cell.model):
-                own["max_minutes"] = self.question.minutes / stages(cell.model, {**fixed, **tried})
+                own |= limits(cell.model, {**fixed, **tried}, self.question.minutes)
         overrides = {**fixed, **tried, **own}
         config, training = resolve(cell.model, "best", overrides)
         return {

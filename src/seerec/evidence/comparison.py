@@ -59,7 +59,7 @@ class Comparison:
         if self.against not in self.question.models:
             raise SeerecError(f"{against} is not one of the models compared.", f"Choose {', '.join(self.question.models)}.")
         self._facts = {
-            "kind": "seerec-comparison", "format": FORMAT, "corpus": str(self.corpus.path.resolve()),
+            "kind": "seerec-comparison", "format": FORMAT, "corpus": str(self.corpus.path),
             "corpus_hash": self.corpus.content_hash, "question": self.question.model_dump(), "space": space(),
         }  # fmt: skip
         check(self.out, self._facts)

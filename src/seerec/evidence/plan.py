@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from seerec.evidence.cells import Work
-from seerec.evidence.question import Cell, cells, learns, stages
+from seerec.evidence.question import Cell, cells, learns, limits
 from seerec.evidence.tuning import left_out
 from seerec.progress import Bar, Progress
 from seerec.training.presets import resolve
@@ -131,6 +131,6 @@ def _cell_seconds(work: Work, model: str, kind: str, settings: dict[str, Any], e
         return epoch
     if kind == "trial" and question.tune_users is not None:
         share = min(1.0, question.tune_users / max(work.corpus.users, 1))
-    limit = 60 * question.minutes / stages(model, settings)
-    later = limit * (kind == "seed" and stages(model, settings) == 2)
+    allowed = limits(model, settings, question.minutes)
+    limit, later = 60 * allowed["max_minutes"], 60 * allowed.get("reinforce.max_minutes", 0.0) * (kind == "seed")
     return (min(limit, training.epochs * epoch) if kind == "seed" else training.epochs * epoch * share) + later

@@ -18,7 +18,9 @@ from seerec.training.presets import resolve
 FORMAT = 1
 FLOORS = ("last-click", "last-search-click")
 """Models that ``all`` leaves out: floors that are no row of the paper's table."""
-OWN = ("seed", "users", "max_minutes")
+STAGE_2 = 0.25
+"""Share of a seed's training time that stage 2 takes, where a model has one."""
+OWN = ("seed", "users", "max_minutes", "reinforce.max_minutes")
 """Settings that a comparison gives to its cells itself."""
 
 
@@ -36,7 +38,7 @@ class Question(Settings):
     tune_minutes: float = Field(3.0, gt=0)
     """Training time of a trial."""
     minutes: float = Field(20.0, gt=0)
-    """Training time of a seed, shared evenly by its stages."""
+    """Training time of a seed. Of a model with two stages the second takes a quarter of it."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Given to every model that has them; they are then not searched."""
 
@@ -115,6 +117,13 @@ def stages(key: str, settings: dict[str, Any]) -> int:
     """How many stages a seed of this model has."""
     reasons = issubclass(model_class(key), ReasoningRecommender)
     return 2 if reasons and resolve(key, "best", settings)[1].reinforce.epochs else 1
+
+
+def limits(key: str, settings: dict[str, Any], minutes: float) -> dict[str, float]:
+    """The settings that limit the training time of a seed of this model."""
+    if stages(key, settings) == 1:
+        return {"max_minutes": minutes}
+    return {"max_minutes": (1 - STAGE_2) * minutes, "reinforce.max_minutes": STAGE_2 * minutes}
 
 
 def cells(question: Question) -> list[Cell]:

@@ -237,7 +237,7 @@ class _Work:
                 metric=s.metric,
                 rows_open=s.optimizer == "lazy",
                 device=self.device,
-                max_seconds=_seconds(s.max_minutes),
+                max_seconds=_seconds(r.max_minutes),
                 updates=r.updates,
                 clip_norm=s.clip_norm,
                 steps_per_epoch=r.steps_per_epoch,
