@@ -259,5 +259,6 @@ def search_before_click(batch: Batch) -> Tensor:
 
 def sinusoid(length: int, width: int) -> Tensor:
     """L D: sin and cos of position / 10000^(2i / D), alternating."""
-    angle = torch.arange(length)[:, None] * torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
-    return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)[:, :width]
+    rate = torch.exp(torch.arange(0, width, 2, dtype=torch.float64) * (-math.log(10000.0) / width))
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * rate
+    return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)[:, :width].float()
