@@ -408,3 +408,87 @@ def test_a_good_trajectory_becomes_likelier():
     at = b.positive[:, :, None, None].expand(-1, -1, 4, 1)
     change = (moved.logits.log_softmax(3) - logits.double().log_softmax(3)).gather(3, at).squeeze(3)
     assert torch.equal(change.detach().sign(), gain.sign())
+
+
+# every step an action ----------------------------------------------------------------------------------------------------
+
+
+def stub_steps(b, lengths, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(*b.rec_seen.shape, len(lengths), max(lengths), b.candidates.shape[2], generator=g)
+
+
+@pytest.mark.parametrize("kl", ["target", "candidates"])
+def test_the_loss_is_the_mean_over_the_steps_that_exist(kl):
+    """One step at a time in plain Python; the reward is that of a rollout's last step."""
+    b, lengths = batch(), [4, 3, 1]
+    logits, other = (stub_steps(b, lengths, seed).double() for seed in range(2))
+    s = ReinforceSettings(rollouts=3, reward="hr@5", kl=kl, scale="sample", kl_weight=0.7)
+    terms, report = run(Stub(logits, torch.tensor(lengths)), Stub(other), b, **s.model_dump())
+    last = torch.stack([logits[:, :, n, k - 1] for n, k in enumerate(lengths)], 2)
+    gain = advantage(reward(last, b.positive, "hr@5"), s)
+    policy, divergence = [], []
+    for row, t in b.target_mask.nonzero().tolist():
+        p = int(b.positive[row, t])
+        for n, steps in enumerate(lengths):
+            log, frozen = (x[row, t, n, :steps].log_softmax(1) for x in (logits, other))
+            delta = frozen[:, p] - log[:, p]
+            each = delta.exp() - delta - 1 if kl == "target" else (log.exp() * (log - frozen)).sum(1)
+            policy.append(-gain[row, t, n])  # the ratio of every step is 1
+            divergence.append(each.sum() / steps)
+    assert report["informative"] > 0.2
+    assert terms["policy"].item() == pytest.approx(torch.stack(policy).mean().item(), abs=1e-10)
+    assert terms["kl"].item() == pytest.approx(0.7 * torch.stack(divergence).mean().item(), abs=1e-10)
+
+
+def test_every_step_gets_the_advantage_of_its_rollout_over_its_length_and_padding_nothing():
+    b, lengths = batch(), [4, 3, 1]
+    logits = stub_steps(b, lengths)
+    logits[:, :, 2, 1:] = 1e4  # whatever stands where there is no step
+    policy = Stub(logits, torch.tensor(lengths))
+    terms, _ = run(policy, Stub(logits), b, rollouts=3, kl_weight=0.3, reward="ndcg@5")
+    assert all(term.isfinite() for term in terms.values())
+    total(terms).backward()
+    gain = advantage(reward(Trajectory(policy.logits, policy.length).last(), b.positive, "ndcg@5"), ReinforceSettings())
+    target = nn.functional.one_hot(b.positive, b.candidates.shape[2])[:, :, None, None]
+    exists = torch.arange(4) < torch.tensor(lengths)[:, None]
+    slope = -(gain * b.target_mask.unsqueeze(2)).unsqueeze(3) * exists / torch.tensor(lengths)[:, None] / b.target_mask.sum() / 3
+    expected = slope.unsqueeze(4) * (target - policy.logits.softmax(4))
+    torch.testing.assert_close(policy.logits.grad, expected)
+    assert policy.logits.grad[:, :, 2, 0].any()
+
+
+@pytest.mark.parametrize("scale", ["population", "sample", "none"])
+def test_one_rollout_leaves_the_kl_alone(scale):
+    """The deviation of one reward is not a number; its advantage is 0 all the same."""
+    b = batch()
+    policy, reference = policies(key="lares")
+    terms, report = run(policy, reference, b, rollouts=1, scale=scale, kl_weight=0.4)
+    assert terms["policy"].item() == report["advantage"] == 0
+    assert total(terms).item() == pytest.approx(0.4 * report["kl_value"])
+    assert report["kl_value"] > 0.01
+
+
+def lares_scores(model, b, noise):
+    return model.trajectory(model.reason(model.history(b), noise), model.items(b.candidates))
+
+
+def test_lares_reasons_from_its_own_noise_and_its_reference_from_another_of_the_same_depth():
+    b = batch()
+    policy, reference = policies(key="lares")
+    s = ReinforceSettings(rollouts=4, reference_noise="fresh", scale="sample", reward="mrr", kl_weight=1.0)
+    found, report = run(policy, reference, b, **s.model_dump())
+    mine = lares_scores(policy, b, drawn(policy, b, s, 0))
+    theirs = lares_scores(reference, b, drawn(policy, b, s, 1))
+    assert torch.equal(mine.length, theirs.length)
+    assert len(set(mine.length.tolist())) > 1
+    expected, _ = run(Stub(mine.logits.detach(), mine.length), Stub(theirs.logits, theirs.length), b, **s.model_dump())
+    for name in ("policy", "kl"):
+        assert found[name].item() == pytest.approx(expected[name].item(), abs=1e-12)
+    assert report["informative"] > 0.1
+    total(found).backward()
+    quiet = {name for name, p in policy.named_parameters() if p.grad is None or not p.grad.any()}
+    assert not {name for name in quiet if name.startswith(("pre", "core", "position", "inputs.item.")) and "key.bias" not in name}
+    same = copy.deepcopy(policy)
+    assert run(policy, same, b, reference_noise="same")[0]["kl"].item() == pytest.approx(0, abs=1e-12)
+    assert run(policy, same, b, reference_noise="fresh")[0]["kl"].item() > 1e-4
