@@ -189,6 +189,20 @@ def test_group_is_the_ranking_loss_plus_cloze_over_the_history_and_original_is_c
     assert terms == {"cloze": model.cloze(b, with_target=True)}
 
 
+@pytest.mark.parametrize("kind", ["group", "original"])
+def test_the_full_softmax_says_that_it_reads_the_catalogue(kind):
+    """With the rows that it asks for, the loss is what whole tables give."""
+    b = batch(rows=3, targets=1, candidates=3)
+    for settings, every in (({}, True), ({"cloze_weight": 0.0}, kind == "original"), ({"softmax": "sampled"}, False)):
+        model, found = make("bert4rec", **{"softmax": "full", **settings}), []
+        assert model.reads_catalogue(kind) == every
+        for gather in (lambda: None, lambda m=model: m.inputs.open(b, catalogue=m.reads_catalogue(kind))):
+            gather()
+            torch.manual_seed(0)
+            found.append(torch.stack([*model.objective(b, model.encode(b), kind).values()]).sum())
+        torch.testing.assert_close(found[1], found[0])
+
+
 @pytest.mark.parametrize("softmax", ["sampled", "full"])
 @torch.no_grad()
 def test_masking_the_last_item_is_the_situation_at_test(softmax):

@@ -137,6 +137,10 @@ class NeuralRecommender(Recommender[State]):
         """The batch to train on, before its rows are gathered; random changes to ids belong here."""
         return batch
 
+    def reads_catalogue(self, kind: Kind) -> bool:
+        """Whether this objective reads the row of every item."""
+        return kind == "original" and getattr(self.config, "softmax", "") == "full"
+
     def catalogue_loss(self, batch: Batch, state: State, positive: Tensor | None = None) -> Tensor:
         """Cross-entropy of the positive against the catalogue, mean over targets; settings ``softmax`` and ``samples``.
 

@@ -11,8 +11,8 @@ The state of a target depends on its whole prefix, so every target has a row of 
 
 Objective ``group``: the shared ranking loss at the appended [MASK] plus the Cloze loss over the visible history.
 ``original``: the Cloze loss alone, over the history and the target item as one sequence, as the authors' training
-sequences hold all training items. A share of the rows masks their last item only: otherwise training never shows what is
-asked at test, a gap between [MASK]s in the middle and one at the end that re-implementations without it pay for.
+sequences hold all training items. A share of the rows masks its last item only, as a share of the authors' rows does: at
+test there is one [MASK], at the end, and random masks seldom show that. RecBole long lacked these rows and scored lower.
 
 Differs from the authors' program: masks are drawn anew for every row and step, where theirs writes ten copies beforehand;
 a row is a prefix and its target rather than a user, so items are masked in as many rows as they are history of; nothing is
@@ -39,7 +39,7 @@ _EPS = 1e-12
 
 
 class BERT4RecConfig(SequentialConfig):
-    """Settings of BERT4Rec. ``dropout`` is .2 (ML) or .5 (Beauty) in the authors' program."""
+    """Settings of BERT4Rec. ``dropout`` is .2 (ML) or .5 (Beauty) in the authors' program; ``softmax`` is of every Cloze loss."""
 
     layers: int = Field(2, ge=1, le=100)
     """Authors' program."""
@@ -84,6 +84,10 @@ class BERT4Rec(SequentialRecommender[SequenceState]):
         """Item ids (any shape) -> vectors and biases (that shape, D + 1)."""
         vectors = self.inputs.items(ids)
         return vectors if self.inputs.item_bias is None else torch.cat([vectors, self.inputs.item_bias(ids)], -1)
+
+    def reads_catalogue(self, kind: Kind) -> bool:
+        """Cloze is a part of both objectives."""
+        return self.config.softmax == "full" and (kind == "original" or self.config.cloze_weight > 0)
 
     def encode(self, batch: Batch) -> SequenceState:
         """Append [MASK] to what each target sees; its state."""

@@ -194,7 +194,7 @@ class _Work:
                 batches=StepBatches(batches, search),
                 objective=objective,
                 augment=model.augment,
-                catalogue=s.objective == "original" and getattr(model.config, "softmax", "") == "full",
+                catalogue=model.reads_catalogue(s.objective),
                 optimizer=self._optimizer(model, s.weight_decay),
                 validate=self._validate(model),
                 keep_best=self._keep(1, model),
