@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from seerec.evidence import question
 from seerec.evidence.comparison import Comparison
 from seerec.evidence.question import Cell
 from seerec.models.registry import MODELS as MODELS_BY_KEY
+from seerec.progress import Bar, Progress
 
 SEARCHES = next(key for key, model in MODELS_BY_KEY.items() if model.searches)
 CLOCKS = ("seconds", "seconds_tuning", "folder", "stopped_by_time")
@@ -234,6 +236,63 @@ def test_a_cell_that_another_process_holds_is_done_when_it_is_free(again, copied
     thread.join()
     assert order == ["sasrec", "popularity"]
     assert without_clock(document) == without_clock(finished[1])
+
+
+def test_training_ended_by_the_time_limit_is_said(tiny_corpus, tmp_path):
+    settings = {**ASKED["settings"], "epochs": 1000, "patience": 1000}
+    asked = {
+        **ASKED,
+        "models": ("sasrec",),
+        "seeds": 1,
+        "trials": 1,
+        "minutes": 0.01,
+        "tune_minutes": 0.005,
+        "settings": settings,
+    }
+    document = Comparison(tiny_corpus, tmp_path / "out", **asked).run()
+    record = json.loads((tmp_path / "out" / "cells" / "sasrec-seed-0.json").read_text())
+    assert record["stopped"] == {"stage1": "time"}
+    assert 0.6 <= record["seconds"]["stage1"] < 10
+    assert document["models"][0]["stopped_by_time"] == 1
+    assert "the time limit ended 1 of 1 seeds" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_two_stages_share_the_time_of_a_seed():
+    assert question.limits("sasrec", {}, 20.0) == {"max_minutes": 20.0}
+    two = question.limits("lcr-ser", {}, 20.0)
+    assert set(two) == {"max_minutes", "reinforce.max_minutes"}
+    assert sum(two.values()) == pytest.approx(20.0)
+    assert question.limits("lcr-ser", {"reinforce.epochs": 0}, 20.0) == {"max_minutes": 20.0}
+
+
+class Impatient(Progress):
+    """Interrupts training at step 12 of the second epoch."""
+
+    @contextmanager
+    def task(self, label, total, unit, done=0):
+        bar = Bar(None, 0, unit)
+        steps = iter(range(done, total))
+
+        def advance(count, **_):
+            time.sleep(0.01 * count)
+            if "epoch 2/" in label and next(steps) == min(11, total - 1):
+                raise KeyboardInterrupt
+
+        bar.advance = advance
+        yield bar
+
+
+def test_the_seconds_of_an_interrupted_cell_are_those_of_all_its_parts(tiny_corpus, tmp_path):
+    asked = {**ASKED, "models": ("sasrec",), "seeds": 1, "trials": 0}
+    asked["settings"] = {**ASKED["settings"], "checkpoint_seconds": 0, "batch.rows": 2}
+    comparison = Comparison(tiny_corpus, tmp_path / "out", **asked)
+    with pytest.raises(KeyboardInterrupt):
+        comparison.run(Impatient(shown=False))
+    places = sorted((tmp_path / "out").rglob("position.json"))
+    spent = json.loads(places[-1].read_text())["seconds"]
+    assert spent > 0.1
+    assert json.loads((tmp_path / "out" / "table.json").read_text())["models"][0]["seeds"] == 0, "what there is, as missing"
+    assert comparison.run()["models"][0]["seconds"] > spent
 
 
 # -- missing --------------------------------------------------------------------------------------------------------

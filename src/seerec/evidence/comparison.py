@@ -137,12 +137,12 @@ class _Named(Progress):
 
     def __init__(self, progress: Progress, name: str) -> None:
         super().__init__(progress.shown)
-        self._name = name
+        self._progress, self._name = progress, name
 
     @contextmanager
     def task(self, label: str, total: int, unit: str, done: int = 0) -> Iterator[Bar]:
         """See ``Progress.task``."""
-        with super().task(self._name + label, total, unit, done) as bar:
+        with self._progress.task(self._name + label, total, unit, done) as bar:
             yield bar
 
 

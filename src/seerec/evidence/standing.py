@@ -44,12 +44,13 @@ def standing(work: Work, reference: str, broken: Mapping[str, str]) -> dict[str,
     tasks = {}
     for task in TASKS:
         wanted = [key for key in question.models if task in work.tasks(key)]
-        tasks[task] = _task(work, task, wanted, seeds, reference) if wanted else None
+        if wanted:
+            tasks[task] = _task(work, task, wanted, seeds, reference)
     facts = {"metric": _metric(work), "split": "test", "candidates": "sampled"}
     return {
         "kind": "seerec-table", "corpus": str(work.corpus.path), "corpus_hash": work.corpus.content_hash,
         "folder": str(work.shelf.out), "question": question.model_dump(), **facts, "models": models,
-        "tasks": {task: found for task, found in tasks.items() if found is not None}, "broken": dict(broken),
+        "tasks": tasks, "broken": dict(broken),
     }  # fmt: skip
 
 
@@ -97,16 +98,11 @@ def _model(
 
 def _task(
     work: Work, task: str, wanted: list[str], seeds: Mapping[str, list[tuple[Cell, dict[str, Any]]]], reference: str
-) -> dict[str, Any] | None:
-    """The rows of one task, or None where nothing has been recorded for it.
-
-    A reference that does not do the task gives way to the first model that does.
-    """
+) -> dict[str, Any]:
+    """The rows of one task. A reference that does not do the task gives way to the first model that does."""
     reference = reference if reference in wanted else wanted[0]
     targets = work.shelf.targets(task)
-    if targets is None:
-        return None
-    user = targets["user"]
+    user = np.zeros(0, np.int32) if targets is None else targets["user"]
     measured: dict[str, dict[str, Measured]] = {}
     report: dict[str, Any] = {}
     for model in wanted:

@@ -116,10 +116,11 @@ def test_head(document: Mapping[str, Any], task: str) -> list[str]:
 def notes(document: Mapping[str, Any], task: str) -> list[str]:
     """What a reader of the table must know: circumstances, and why something is missing."""
     asked, found = document["question"], document["tasks"][task]
-    tuned = f"{asked['trials']} trials a model" if asked["trials"] else "no search of settings"
-    lines = [
-        f"{found['targets']:,} test targets of {found['users']:,} users among {found['candidates_per_target']} candidates each; "
-        f"mean ± standard deviation over seeds; {tuned}, chosen on validation ({document['metric']}).",
+    tuned = f"{asked['trials']} trials a model, chosen on validation ({document['metric']})" if asked["trials"] else "no trials"
+    among = f"among {found['candidates_per_target']} candidates each"
+    lines = [f"{found['targets']:,} test targets of {found['users']:,} users {among}."] if found["targets"] else []
+    lines += [
+        f"Mean ± standard deviation over seeds; {tuned}.",
         "Users are paired after averaging over seeds; Holm over all rows, a missing one counting as p = 1; better or worse "
         "also needs a difference over twice the seed standard error.",
     ]
