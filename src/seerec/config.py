@@ -126,8 +126,8 @@ class TrainSettings(Settings):
     epochs: int = Field(60, ge=1)
     """At most; early stopping usually ends sooner."""
     max_minutes: float | None = Field(None, gt=0)
-    """A stage ends, with a validation, when it has trained so long, over all its resumed parts; the result then depends on the
-    machine's speed. None: no limit."""
+    """A stage ends, with a validation, when it has trained so long, in processor time of the training thread over all its
+    resumed parts; the result then depends on the machine's speed. None: no limit."""
     users: int | None = Field(None, ge=1)
     """Train and validate on this many users, drawn at random, the same ones for every model; None: all."""
     patience: int = Field(5, ge=1)

@@ -125,13 +125,14 @@ def test_the_log_means_losses_over_the_epoch(tmp_path):
 
 
 def test_a_limit_of_time_ends_the_stage_with_a_validation(tmp_path, monkeypatch):
-    """Every look at the clock takes a second, two looks a step: the limit falls into the second epoch."""
+    """Every look at the clock takes a second, one a step and one after a validation: the limit falls into the second epoch."""
     now = iter(range(10_000))
-    monkeypatch.setattr("seerec.training.loop.time", SimpleNamespace(monotonic=lambda: float(next(now))))
-    _, position, kept = play(tmp_path, [0.1, 0.2, 0.3, 0.4], max_seconds=8.0)
+    clock = SimpleNamespace(monotonic=lambda: 0.0, thread_time=lambda: float(next(now)))
+    monkeypatch.setattr("seerec.training.loop.time", clock)
+    _, position, kept = play(tmp_path, [0.1, 0.2, 0.3, 0.4], max_seconds=6.0)
     assert (position.stopped, position.finished, position.epoch, position.updates) == ("time", True, 2, 5)
     assert kept == [0.1, 0.2]
-    assert position.seconds >= 8.0
+    assert position.seconds >= 6.0
     (tmp_path / "free").mkdir()
     _, free, _ = play(tmp_path / "free", [0.1, 0.2])
     assert (free.stopped, free.seconds) == ("", 0.0)

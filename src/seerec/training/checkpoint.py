@@ -39,7 +39,7 @@ class Position:
     log_bytes: int = 0
     """Length of metrics.jsonl at this moment; what a killed run wrote after it is cut off."""
     seconds: float = 0.0
-    """Time spent, where ``max_minutes`` limits it; else 0, so that the same run has the same bytes."""
+    """Processor time spent, where ``max_minutes`` limits it; else 0, so that the same run has the same bytes."""
     stopped: str = ""
     """``time`` where the limit ended the stage."""
     finished: bool = False

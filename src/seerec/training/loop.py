@@ -115,7 +115,7 @@ def _epoch(
     steps = stage.batches.steps(position.epoch)
     if stage.steps_per_epoch is not None:
         steps = min(steps, stage.steps_per_epoch)
-    saved = clock = time.monotonic()
+    saved, clock = time.monotonic(), time.thread_time()
     waiting = pool.submit(stage.batches.batches, position.epoch, position.step)
     label = f"stage {stage.number} epoch {position.epoch + 1}/{stage.epochs}"
     with progress.task(label, total=steps, unit="steps", done=position.step) as bar:
@@ -148,8 +148,11 @@ def _epoch(
 
 
 def _spend(stage: Stage, position: Position, clock: float) -> float:
-    """Add the time since ``clock`` to what the stage has spent, and stop it at its limit; returns the time."""
-    now = time.monotonic()
+    """Add the time since ``clock`` to what the stage has spent, and stop it at its limit; returns the time.
+
+    The training thread's processor time: other work on the machine does not shorten a model's share.
+    """
+    now = time.thread_time()
     if stage.max_seconds is not None:
         position.seconds += now - clock
         if position.seconds >= stage.max_seconds:
