@@ -191,8 +191,9 @@ def models(content: dict[str, Any]) -> RenderableType:
     for found in content["models"]:
         training = found["training"] + (" + GRPO" if found["reasons"] else "")
         packs = "yes" if found["packs"] else "no"
-        rows.append([found["key"], found["title"], ", ".join(found["reads"]) or "nothing", packs, training])
-    return _table(["key", "title", "reads", "packs", "training"], rows)
+        tasks = "both" if found["searches"] else "recommendation"
+        rows.append([found["key"], found["title"], ", ".join(found["reads"]) or "nothing", packs, tasks, training])
+    return _table(["key", "title", "reads", "packs", "tasks", "training"], rows)
 
 
 def model(content: dict[str, Any]) -> RenderableType:

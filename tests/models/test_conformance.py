@@ -1,6 +1,8 @@
 """Every model keeps every promise: one line per model, and per setting that changes what it promises."""
 
+import pytest
 from tests.conformance import EXCEPTIONS, ModelConformance
+from tests.models.synthetic import make
 
 from seerec.models.lares import Start
 from seerec.models.registry import MODELS
@@ -186,6 +188,21 @@ class TestLCRSERWithoutCausalMask(ModelConformance):
 
 def test_every_model_is_here():
     assert {kind.key for kind in ModelConformance.__subclasses__()} == {*MODELS}
+
+
+@pytest.mark.parametrize("key", MODELS)
+def test_the_class_says_what_the_default_model_does(key):
+    """`seerec models` reads the class, training the model."""
+    model, kind = make(key), MODELS[key]
+    assert (model.packs, model.reads, model.title, model.searches) == (kind.packs, kind.reads, kind.title, kind.searches)
+
+
+def test_the_models_stand_in_the_order_of_the_papers_table():
+    floors = ["last-click", "last-search-click"]
+    assert [key for key in MODELS if key not in floors] == [
+        "popularity", "gru4rec", "sasrec", "bert4rec", "cl4srec", "rearec-erl", "rearec-prl", "lares", "nrhub", "query-seqrec",
+        "jsr", "user", "sesrec", "unifiedssr", "unisar", "lcr-ser",
+    ]  # fmt: skip
 
 
 def test_every_exception_names_a_model_and_a_reason():

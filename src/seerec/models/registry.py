@@ -61,7 +61,7 @@ def build(key: str, config: Settings, vocabulary: Vocabulary, rec_length: int, s
 
 
 def describe() -> list[dict[str, Any]]:
-    """One row per model: key, title, what it reads, whether it packs and what trains it."""
+    """One row per model: key, title, what it reads, whether it packs, whether it learns from searches, what trains it."""
     rows = []
     for key, model in MODELS.items():
         stage = "counts" if issubclass(model, CountingRecommender) else "gradient"
@@ -71,6 +71,7 @@ def describe() -> list[dict[str, Any]]:
                 "title": model.title,
                 "reads": sorted(model.reads),
                 "packs": model.packs,
+                "searches": model.searches,
                 "training": stage,
                 "reasons": issubclass(model, ReasoningRecommender),
             }

@@ -84,6 +84,7 @@ class UnifiedSSR(NeuralRecommender[UnifiedState]):
     title = "UnifiedSSR"
     reads = frozenset({"rec", "user", "features"})
     searches = True
+    packs = True
     Config = UnifiedSSRConfig
 
     def __init__(self, config: UnifiedSSRConfig, vocabulary: Vocabulary, rec_length: int, search_length: int) -> None:
