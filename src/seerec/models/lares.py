@@ -16,8 +16,9 @@ The paper's body and the authors' program were not available: all this follows t
 whose settings are the defaults except ``dropout`` (theirs: .5). Differences: it draws another sequence per sample from the
 whole log, and the sequence itself where there is none; here partners are targets of other rows in the batch (``paired`` asks
 the batcher for some) and a target without one is left out of TLA. A sample there is one prefix, here targets of a packed row
-share the run; SLA's negatives are therefore the other rows' targets in the same slot. Evaluation starts from zeros, or from
-a fixed draw per position, where the port draws anew each time.
+share the run; SLA's negatives are therefore the other rows' targets in the same slot. Rollouts share H, and so the dropout of
+the pre-block. Evaluation starts from zeros, or from a fixed draw per position, where the port draws anew each time. Without
+features and from equal weights, scores are equal.
 """
 
 import math

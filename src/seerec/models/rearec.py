@@ -12,14 +12,14 @@ clean ones among those of other users. Either way the score is <u, e_v> / tau; t
 shared ranking loss for the former and the target's candidates as the latter's catalogue. Neither paper nor program has a
 reinforcement stage, so these are models of one stage.
 
-Against the authors' program (arXiv text and code read): its mean over steps divides by K + 1 (the paper prints 1 / K) and
+Against the authors' program and the paper's text: the program's mean over steps divides by K + 1 (the paper prints 1 / K) and
 its divergence is a mean over ordered pairs (``divergence``). Its noise has standard deviation .01 where the paper writes the
 variance. It starts the contrastive term of PRL after a number of epochs, and fails before them, at K = 0 and at weight 0,
 since the term is then undefined; here a model knows no epochs, the term acts from the first step, and is left out in those
 cases. The noisy branch reads the clean branch's encoding of the history, which differs by dropout alone, and negatives are
 the other rows' targets in the same slot, which is the batch when rows have one target. Dropout also acts inside the
-feed-forward network. With ``width`` 256, ``dropout`` .5 and ``objective original`` the settings are theirs; outputs from
-equal weights are equal, whichever side the padding is on.
+feed-forward network. With ``width`` 256, ``dropout`` .5, ``softmax`` full, no features and the objective ``original`` the
+settings are theirs; from equal weights scores and losses are equal, whichever side the padding is on.
 """
 
 from dataclasses import dataclass, replace
