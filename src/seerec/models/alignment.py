@@ -4,7 +4,7 @@ Query and item: for every pair (query q, item v clicked for it) that a target ca
 l(v, q) = tanh(v' W q) / t with one W for both directions and a learned t. The loss is half the sum of -log softmax of l(q, v)
 among it and up to m negative items, and of l(v, q) among it and up to m negative queries, mean over pairs. The authors draw
 negatives from lists of all items and queries; here they are items and queries of the batch, whose vectors the step has already
-made, and nothing clicked for the same query counts as a negative.
+made, nothing clicked for the same query counts as a negative, and of a large batch 2048 pairs, spread evenly, stand for all.
 
 Views: tanh(a' W b) / t between 2 n vectors, two for each row, each to find its partner.
 """
@@ -18,6 +18,7 @@ from seerec.batch import Batch
 from seerec.models.layers import MASKED
 from seerec.models.losses import in_batch
 
+_PAIRS = 2048  # more of them cost time and memory, not accuracy: logits are pairs times negatives
 _CODE = 6364136223846793005  # odd, so that its powers (modulo 2 ** 64) tell word ids and places apart
 
 
@@ -59,7 +60,7 @@ class QueryItemAlignment(nn.Module):
         vectors = items(pool)
         # Pairs, as indices into both.
         click = batch.click[shown_BS]
-        row, column = click.nonzero(as_tuple=True)
+        row, column = _spread(click.nonzero(), _PAIRS).unbind(1)
         query, item = same[row], torch.searchsorted(pool, click[row, column])
         to_item = self._contrast(queries, query, vectors, item)
         to_query = self._contrast(vectors, item, queries, query)
@@ -67,8 +68,8 @@ class QueryItemAlignment(nn.Module):
 
     def _contrast(self, anchors: Tensor, anchor: Tensor, others: Tensor, partner: Tensor) -> Tensor:
         """A loss per pair (``anchor``, ``partner``), indices into the vectors; negatives are spread evenly over ``others``."""
-        count = min(self.negatives, len(others))
-        chosen = torch.arange(count, device=anchor.device) * len(others) // max(count, 1)
+        chosen = _spread(torch.arange(len(others), device=anchor.device), self.negatives)
+        count = len(chosen)
         used, row = anchor.unique(return_inverse=True)
         place = torch.searchsorted(chosen, partner)
         found = chosen[place.clamp(max=max(count - 1, 0))] == partner
@@ -79,6 +80,12 @@ class QueryItemAlignment(nn.Module):
         negative = self.temperature((anchors[used] @ matched[chosen].T).tanh()).masked_fill(own[:, :-1], MASKED)
         positive = self.temperature((anchors[anchor] * matched[partner]).sum(1).tanh())
         return torch.logaddexp(negative.logsumexp(1)[row], positive) - positive
+
+
+def _spread(rows: Tensor, most: int) -> Tensor:
+    """At most so many rows, evenly spread."""
+    count = min(most, len(rows))
+    return rows[torch.arange(count, device=rows.device) * len(rows) // max(count, 1)]
 
 
 class ViewContrast(nn.Module):
