@@ -7,16 +7,18 @@ appended to the history. With x = LN(e + P) the tokens, H the encoder's output a
 
 with the item vectors of the input and a bias per item, which is one more column of ``items``: states end in a 1.
 
-The state of a target depends on its whole prefix, so every target has a row of its own.
+Every target of a packed row has an encoding of its own, since all its events see its [MASK].
 
 Objective ``group``: the shared ranking loss at the appended [MASK] plus the Cloze loss over the visible history.
 ``original``: the Cloze loss alone, over the history and the target item as one sequence, as the authors' training
-sequences hold all training items. A share of the rows masks its last item only, as a share of the authors' rows does: at
-test there is one [MASK], at the end, and random masks seldom show that. RecBole long lacked these rows and scored lower.
+sequences hold all training items. Cloze reads what a row's last target sees: one sequence per window of a user, not one
+per prefix, which would mask the early items most often. A share of the rows masks its last item only, as a share of the
+authors' rows does: at test there is one [MASK], at the end, and random masks seldom show that. RecBole long lacked these rows
+and scored lower.
 
 Differs from the authors' program: masks are drawn anew for every row and step, where theirs writes ten copies beforehand;
-a row is a prefix and its target rather than a user, so items are masked in as many rows as they are history of; nothing is
-dropped to make room for [MASK], since positions have one slot more. BERT's one segment vector is part of the positions.
+nothing is dropped to make room for [MASK], since positions have one slot more. BERT's one segment vector is part of the
+positions.
 The authors' size: ``width`` 64, ``heads`` 2, ``layers`` 2, ``feed_width`` 256, ``features`` off, ``softmax`` full.
 """
 
@@ -33,6 +35,7 @@ from seerec.models.inputs import Table
 from seerec.models.layers import EncoderLayer, dropout, history_mask, initialise, reach
 from seerec.models.merging import merge
 from seerec.models.sequential import Sequence, SequenceState, SequentialConfig, SequentialRecommender
+from seerec.models.unpacking import last_target
 
 _EPS = 1e-12
 """Of the normalisations at the input, where vectors are small, and in the head; the authors' program."""
@@ -61,6 +64,7 @@ class BERT4Rec(SequentialRecommender[SequenceState]):
     key = "bert4rec"
     title = "BERT4Rec"
     Config = BERT4RecConfig
+    packs = True
 
     def __init__(self, config: BERT4RecConfig, vocabulary: Vocabulary, rec_length: int, search_length: int) -> None:
         super().__init__(config, vocabulary, rec_length, search_length)
@@ -129,14 +133,14 @@ class BERT4Rec(SequentialRecommender[SequenceState]):
     def objective(self, batch: Batch, state: SequenceState, kind: Kind = "group") -> dict[str, Tensor]:
         """See the module's docstring."""
         if kind == "original":
-            return {"cloze": self.cloze(batch, with_target=True)}
+            return {"cloze": self.cloze(last_target(batch), with_target=True)}
         terms = super().objective(batch, state, kind)
         if self.config.cloze_weight > 0:
-            terms["cloze"] = self.config.cloze_weight * self.cloze(batch, with_target=False)
+            terms["cloze"] = self.config.cloze_weight * self.cloze(last_target(batch), with_target=False)
         return terms
 
     def cloze(self, batch: Batch, with_target: bool) -> Tensor:
-        """Cross-entropy of the masked items, mean over all of the batch; ``with_target``: the target item ends the sequence."""
+        """Cross-entropy of the masked items, mean over all. ``batch`` has one target per row; ``with_target``: the last item."""
         sequence = self.sequence(batch)
         (b, t), length, clicks = batch.rec_seen.shape, sequence.tokens.shape[1], batch.rec.shape[1]
         held = batch.target_mask & with_target

@@ -1,18 +1,29 @@
-"""One row per target, for models whose states depend on everything a target may see."""
+"""Packed rows as rows of one target: all targets, or each row's last."""
 
 from dataclasses import fields
 
+import torch
+
 from seerec.batch import Batch
+
+_OF_TARGETS = ("rec_seen", "search_seen", "candidates", "positive", "target_time", "target_query")
 
 
 def unpack(batch: Batch) -> Batch:
-    """B rows of T targets -> B T rows of one target each. The batcher already gives such models T = 1: then nothing is copied."""
+    """B rows of T targets -> B T rows of one target each; nothing is copied where T is 1 already."""
     targets = batch.rec_seen.shape[1]
     if targets == 1:
         return batch
     found = {}
     for field in fields(batch):
         value = getattr(batch, field.name)
-        of_target = field.name in ("rec_seen", "search_seen", "candidates", "positive", "target_time", "target_query")
+        of_target = field.name in _OF_TARGETS
         found[field.name] = value.flatten(0, 1).unsqueeze(1) if of_target else value.repeat_interleave(targets, 0)
     return Batch(**found)
+
+
+def last_target(batch: Batch) -> Batch:
+    """The same rows with their last target alone (the first of a row without any)."""
+    row = torch.arange(len(batch.user), device=batch.user.device)
+    last = (batch.target_mask * torch.arange(1, batch.rec_seen.shape[1] + 1, device=row.device)).argmax(1)
+    return batch.with_(**{name: getattr(batch, name)[row, last].unsqueeze(1) for name in _OF_TARGETS})

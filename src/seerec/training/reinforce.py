@@ -10,7 +10,6 @@ last step alone, K = 1 below. LARES takes every step as an action: the loss is t
 reward that of its last.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,7 +147,3 @@ def _logits(model: ReasoningRecommender[Any], batch: Batch, noise: Any) -> Tenso
 
 def _chosen(log_BTNKC: Tensor, positive_BT: Tensor) -> Tensor:
     return log_BTNKC.gather(4, positive_BT[:, :, None, None, None].expand(*log_BTNKC.shape[:4], 1)).squeeze(4)
-
-
-Objective = Callable[[Batch, int], tuple[dict[str, Tensor], dict[str, float]]]
-"""A stage's loss: (batch, update number) -> (weighted terms, diagnostics)."""
