@@ -23,7 +23,7 @@ SURFACE = {
         "--users-file --val-start"
     ),
     "train": "corpus --device --epochs --from --help --json --model --out --preset --resume --seed --set --stages",
-    "evaluate": "run --corpus --full --help --json --limit --split --stage",
+    "evaluate": "run --corpus --full --help --json --limit --split --stage --task",
     "compare": (
         "paths --against --full --help --json --minutes --models --out --plan --seeds --set --split --trials --tune-minutes "
         "--tune-users"
