@@ -66,7 +66,7 @@ class CatalogueConfig(ModelConfig):
     """Of the objective ``original``. sampled: over negatives the batch shares, corrected by their
     chance of being drawn. full: over the whole catalogue."""
     samples: int = Field(512, ge=1)
-    """Shared negatives of the sampled softmax, at most."""
+    """Shared negatives of the sampled softmax, at most; an eighth of it where an MLP scores, which takes a pass for each."""
 
 
 class Recommender(nn.Module, ABC, Generic[State]):
@@ -141,6 +141,11 @@ class NeuralRecommender(Recommender[State]):
         """Whether this objective reads the row of every item."""
         return kind == "original" and getattr(self.config, "softmax", "") == "full"
 
+    @property
+    def samples(self) -> int:
+        """Shared negatives of the sampled softmax, at most."""
+        return int(self.config.samples)
+
     def catalogue_loss(self, batch: Batch, state: State, positive: Tensor | None = None) -> Tensor:
         """Cross-entropy of the positive against the catalogue, mean over targets; settings ``softmax`` and ``samples``.
 
@@ -162,7 +167,7 @@ class NeuralRecommender(Recommender[State]):
             total = len(self.inputs.item.weight)
             every = self.score(state, self.items(torch.arange(2, total, device=positive.device))[None, None])
             return own.squeeze(2), every
-        shared = shared_negatives(batch, self.config.samples)
+        shared = shared_negatives(batch, self.samples)
         others = self.score(state, self.items(shared)[None, None]) + math.log((len(self.inputs.item.weight) - 2) / len(shared))
         others = others.masked_fill(shared == positive.unsqueeze(2), MASKED)
         return own.squeeze(2), torch.cat([own, others], 2)

@@ -96,7 +96,7 @@ class GRU4Rec(SequentialRecommender[SequenceState]):
         An item of popularity p is expected p times among every target and 1 / P times among every uniform negative; dividing
         exp(score) by the sum makes both kinds of samples together one unbiased estimate of the sum over the catalogue.
         """
-        targets, most = batch.positive_item[batch.target_mask], self.config.samples
+        targets, most = batch.positive_item[batch.target_mask], self.samples
         targets = targets[:: max(1, len(targets) // most)][:most]
         negatives = shared_negatives(batch, most)
         ids = torch.cat([targets, negatives])

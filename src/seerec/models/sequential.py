@@ -66,6 +66,11 @@ class SequentialRecommender(NeuralRecommender[Sequential], Generic[Sequential]):
         self.mlp = ScoringMLP((d, d, d), config.hidden, config.dropout) if config.scorer == "mlp" else None
         self.reads = self.reads | ({"query", "click", "time"} if merged else set()) | ({"user"} if self.mlp else set())
 
+    @property
+    def samples(self) -> int:
+        """See ``CatalogueConfig.samples``."""
+        return int(self.config.samples if self.mlp is None else max(1, self.config.samples // 8))
+
     def sequence(self, batch: Batch) -> Sequence:
         """The events of each row, and which of them each target sees."""
         present = batch.rec != 0
