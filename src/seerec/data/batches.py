@@ -83,6 +83,7 @@ class TrainingBatches:
             first = np.asarray(corpus.click_offset)[np.asarray(corpus.search_offset)]
         self._slot = self.target - first[self.row]
         self._length = targets.rec_end - np.asarray(corpus.rec_offset)[self.row]
+        self._searched = targets.search_end - np.asarray(corpus.search_offset)[self.row]
         self._negatives = Negatives(corpus, targets, negatives, seed_of=(seed, _NEGATIVE), fresh=fresh)
         self._plans: dict[int, Plan] = {}
 
@@ -160,15 +161,16 @@ class TrainingBatches:
         first[1:] = (self.row[1:] != self.row[:-1]) | (block[1:] != block[:-1])
         lo = np.flatnonzero(first)
         hi = np.append(lo[1:], len(block))[: len(lo)]
-        order = self._order(epoch, self._length[hi - 1].clip(max=self.settings.rec_length) + hi - lo)
+        length = self._length[hi - 1].clip(max=self.settings.rec_length) + hi - lo
+        order = self._order(epoch, length, self._searched[hi - 1].clip(max=self.settings.search_length))
         return Plan(lo[order], hi[order])
 
-    def _order(self, epoch: int, length: Ints) -> Ints:
-        """Shuffle, sort by length within spans of batches, shuffle the batches; the short last batch stays last."""
+    def _order(self, epoch: int, length: Ints, searched: Ints) -> Ints:
+        """Shuffle, sort by the lengths of both sides within spans of batches, shuffle the batches; a short last one stays last."""
         draw = bits(self.seed, _ORDER, epoch, np.arange(len(length)))
         order = np.argsort(draw, kind="stable")
         span = np.arange(len(order)) // (self.rows * _SORT_SPAN)
-        order = order[np.lexsort((length[order], span))]
+        order = order[np.lexsort((searched[order], length[order], span))]
         whole = len(order) // self.rows * self.rows
         batches = order[:whole].reshape(-1, self.rows)
         shuffled = np.argsort(bits(self.seed, _ORDER, epoch, -1 - np.arange(len(batches))), kind="stable")
