@@ -267,6 +267,7 @@ class ModelConformance:
             model.inputs.close()
         return model.eval()
 
+    @pytest.mark.slow
     def test_overfits_64_rows_of_64_users(self):
         if not self.trainable:
             pytest.skip("counts")

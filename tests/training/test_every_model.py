@@ -14,6 +14,7 @@ from seerec.evaluation.metrics import METRICS
 from seerec.models.base import NeuralRecommender
 from seerec.models.registry import MODELS, build
 
+pytestmark = pytest.mark.slow
 LEARNING = [key for key, kind in MODELS.items() if issubclass(kind, NeuralRecommender)]
 SEARCHING = [key for key, kind in MODELS.items() if kind.searches]
 
