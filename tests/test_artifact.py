@@ -138,7 +138,7 @@ def change_manifest(folder, **changed):
         ({"config": {"width": 10**7}}, "damaged"),
         ({"config": {"width": 2 * 10**15}}, "damaged"),
         ({"config": []}, "damaged"),
-        ({"config": {"width": 8}}, "damaged .the config has no dropout"),
+        ({"config": {"width": 8}}, "damaged .the config has no calibration"),
         ({"batch": {"rec_length": -1}}, "damaged"),
         ({"batch": {"rec_length": 7}}, "damaged"),
         ({"batch": 7}, "damaged"),

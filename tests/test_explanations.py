@@ -73,6 +73,15 @@ HISTORY = {
 }
 
 
+def timed(history):
+    """The same events with times; clicks and searches take turns."""
+    return {
+        **history,
+        "recommendations": [{"item_id": item, "timestamp": 2000 * n + 1} for n, item in enumerate(history["recommendations"])],
+        "searches": [{**search, "timestamp": 2000 * n + 1001} for n, search in enumerate(history["searches"])],
+    }
+
+
 @pytest.mark.parametrize("name", ["lcr-ser", "two-layers"])
 def test_attention_is_a_share_per_event_and_step(name, runs):
     found = explain(runs / name, history=HISTORY)
@@ -118,15 +127,16 @@ def scores(run, histories, item_id):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_leave_one_out_equals_recomputation(name, runs):
-    found = explain(runs / name, history=HISTORY, k=2, exclude_seen=False)
+    history = timed(HISTORY)  # without times, the place of an event in its list says when it was
+    found = explain(runs / name, history=history, k=2, exclude_seen=False)
     assert (len(found["searches"]), len(found["clicks"])) == (3, 4)
     assert bool(found["steps"]) == (name in ("lcr-ser", "two-layers", "no-own"))
     shorter = {  # an older event moves in where one is taken out
-        change: [{**HISTORY, log: HISTORY[log][:at] + HISTORY[log][at + 1 :]} for at in range(cut, len(HISTORY[log]))]
+        change: [{**history, log: history[log][:at] + history[log][at + 1 :]} for at in range(cut, len(history[log]))]
         for change, log, cut in (("without_click", "recommendations", 2), ("without_search", "searches", 1))
     }
     for item in found["items"]:
-        assert item["score"] == pytest.approx(scores(runs / name, [HISTORY], item["item_id"])[0], abs=1e-5)
+        assert item["score"] == pytest.approx(scores(runs / name, [history], item["item_id"])[0], abs=1e-5)
         for change, histories in shorter.items():
             left = np.array(scores(runs / name, histories, item["item_id"]))
             assert item[change] == pytest.approx(left - item["score"], abs=1e-5)

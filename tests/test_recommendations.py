@@ -65,6 +65,8 @@ def scores(found):
 @pytest.mark.parametrize("key", MODELS)
 @pytest.mark.parametrize("timestamps", [True, False])
 def test_a_known_user_equals_the_same_history_as_json(key, timestamps, corpus, runs):
+    if "time" in MODELS[key].reads and not timestamps:
+        pytest.skip("without timestamps nothing says how the two histories interleave")
     rows = [0, 7, 23]
     known = recommend(runs / key, users=[names(corpus)[row] for row in rows], k=20)
     given = recommend(runs / key, histories=[as_json(corpus, row, timestamps) for row in rows], k=20)
@@ -157,7 +159,8 @@ def test_a_cold_user_gets_k_items_without_the_corpus(key, runs, tmp_path):
     moved.symlink_to(runs / key / "stage1")
     found = recommend(moved, histories=[{}, {"recommendations": [], "searches": []}], k=7)
     assert [len(result["items"]) for result in found] == [7, 7]
-    assert found[0] == found[1]
+    assert [item["item_id"] for item in found[0]["items"]] == [item["item_id"] for item in found[1]["items"]]
+    assert scores(found[0]) == pytest.approx(scores(found[1]), abs=1e-6)
 
 
 def test_a_number_is_the_same_id_as_its_text(runs):

@@ -32,6 +32,7 @@ from seerec.models.base import NeuralRecommender
 from seerec.models.registry import MODELS, build
 from seerec.training.optimizers import LazyAdam
 
+pytestmark = pytest.mark.slow
 BAGS = {
     "nrhub": "pools clicks, queries and searches' clicks as three bags: no order, and no tie between a query and its click",
 }
