@@ -166,7 +166,7 @@ class TrainingBatches:
         return Plan(lo[order], hi[order])
 
     def _order(self, epoch: int, length: Ints, searched: Ints) -> Ints:
-        """Shuffle, sort by the lengths of both sides within spans of batches, shuffle the batches; a short last one stays last."""
+        """Shuffle, sort by the lengths of both sides within spans, shuffle the batches; the short last one stays last."""
         draw = bits(self.seed, _ORDER, epoch, np.arange(len(length)))
         order = np.argsort(draw, kind="stable")
         span = np.arange(len(order)) // (self.rows * _SORT_SPAN)
