@@ -113,7 +113,6 @@ def cases():
                 yield name, label, "blind"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "label", "expected"), [pytest.param(*case, id="-".join(case)) for case in cases()])
 def test_who_reads_what_decides_finds_it(name, label, expected):
     key, settings, _ = forms()[label]
