@@ -7,6 +7,7 @@ moves with the epoch. Evaluation rows, and rows of the search task, have one tar
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,20 +130,25 @@ class TrainingBatches:
         batch.user[np.flatnonzero(hide)] = UNKNOWN
         return batch
 
+    @cached_property
+    def _by_item(self) -> tuple[Ints, Ints]:
+        """The targets in the order of their items, and the place of each in it."""
+        order = np.argsort(self.targets.item, kind="stable")
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        return order, place
+
     def _with_partners(self, lo: Ints, hi: Ints, epoch: int) -> tuple[Ints, Ints]:
         """These windows, and for each another that ends with a target of the same item, where there is one."""
-        if not hasattr(self, "_by_item"):
-            self._by_item = np.argsort(self.targets.item, kind="stable")
-            self._place = np.empty_like(self._by_item)
-            self._place[self._by_item] = np.arange(len(self._by_item))
+        by_item, place = self._by_item
         last = hi - 1
-        ordered = self.targets.item[self._by_item]
+        ordered = self.targets.item[by_item]
         item = self.targets.item[last]
         first, end = np.searchsorted(ordered, item), np.searchsorted(ordered, item, side="right")
         several = end - first > 1
         first, count, last = first[several], (end - first)[several], last[several]
         skip = 1 + below(count - 1, self.seed, _PARTNER, epoch, self.target[last])
-        partner = self._by_item[first + (self._place[last] - first + skip) % count]
+        partner = by_item[first + (place[last] - first + skip) % count]
         partner = partner[self.row[partner] != self.row[last]]
         start = np.searchsorted(self.row, self.row[partner])
         return np.append(lo, np.maximum(start, partner + 1 - self.width)), np.append(hi, partner + 1)

@@ -47,7 +47,8 @@ class CandidateSet:
         width = negative.shape[1] + 1
         is_positive = np.arange(width) == column[:, None]
         items = np.empty((len(negative), width), np.int32)
-        items[is_positive] = targets_at(corpus, self.target[rows], self.task).item
+        clicked = corpus.rec_item if self.task == "recommendation" else corpus.click_item
+        items[is_positive] = clicked[self.target[rows]]
         items[~is_positive] = negative.reshape(-1)
         return items
 

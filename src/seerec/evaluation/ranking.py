@@ -68,6 +68,7 @@ def rank_catalogue(
     model.eval()
     pool = torch.from_numpy(pool_of(corpus, batches.targets.task)).to(device)
     drops = corpus.manifest["settings"]["repeats"] == "drop"
+    in_pool = torch.zeros(corpus.items, dtype=torch.bool).index_fill_(0, pool.cpu(), True)
     greater, ties = (np.zeros(len(batches.target), dtype=np.int64) for _ in range(2))
     with _held_items(model), progress.task("evaluate full catalogue", total=len(batches.target), unit="targets") as bar:
         for index, cpu_batch in batches:
@@ -80,7 +81,7 @@ def rank_catalogue(
             own = scores.gather(1, place.unsqueeze(1))
             if drops:
                 row, item = batches.seen_items(index)
-                inside = torch.isin(torch.from_numpy(item), pool.cpu())
+                inside = in_pool[torch.from_numpy(item)]
                 hidden = torch.searchsorted(pool, torch.from_numpy(item)[inside].to(device))
                 scores[torch.from_numpy(row)[inside].to(device), hidden] = float("-inf")
             greater[index] = (scores > own).sum(1).cpu().numpy()

@@ -30,6 +30,7 @@ from seerec.models.layers import reach
 from seerec.models.losses import in_batch, mean_over
 from seerec.models.sasrec import SASRec, SASRecConfig
 from seerec.models.sequential import Sequence, SequenceState
+from seerec.models.unpacking import last_target
 
 CROP, MASK, REORDER = range(3)
 
@@ -73,10 +74,10 @@ class CL4SRec(SASRec):
 
     def contrast(self, batch: Batch) -> Tensor:
         """InfoNCE between two views of what each row's last target sees."""
-        sequence = self.sequence(batch)
-        target = (batch.target_mask * torch.arange(1, batch.rec_seen.shape[1] + 1, device=batch.user.device)).argmax(1)
-        length = sequence.reach.visible.sum(2).gather(1, target.unsqueeze(1)).squeeze(1)
-        paired = (length >= 2) & batch.target_mask.any(1)
+        last = last_target(batch)
+        sequence = self.sequence(last)
+        length = sequence.reach.visible.sum(2).squeeze(1)
+        paired = (length >= 2) & last.target_mask.squeeze(1)
         first = torch.randint(3, length.shape, device=length.device)
         operators = torch.stack([first, (first + torch.randint(1, 3, length.shape, device=length.device)) % 3])
         z = torch.cat([self.view(sequence, length, operator) for operator in operators])
@@ -84,7 +85,7 @@ class CL4SRec(SASRec):
         own, usable = partner.roll(len(length)), paired.repeat(2)
         allowed = (partner != own.unsqueeze(1)) & usable[partner]
         if not self.config.same_target_negatives:
-            item = batch.positive_item.gather(1, target.unsqueeze(1)).squeeze(1).repeat(2)
+            item = last.positive_item.squeeze(1).repeat(2)
             allowed = allowed & (item[partner] != item.unsqueeze(1))
         return mean_over(in_batch(z @ z[partner].T / self.config.temperature, allowed), usable)
 

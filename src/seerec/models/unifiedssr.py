@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from seerec.batch import Batch
 from seerec.models.base import Kind, ModelConfig, NeuralRecommender, Vocabulary
 from seerec.models.inputs import InputLayer
-from seerec.models.layers import Attention, Reach, dropout, history_mask, initialise, reach
+from seerec.models.layers import Attention, Reach, dot, dropout, history_mask, initialise, reach
 from seerec.models.losses import mean_over, ranking_loss
 from seerec.models.merging import merge
 from seerec.models.session_windows import SessionWindows
@@ -203,7 +203,7 @@ class UnifiedSSR(NeuralRecommender[UnifiedState]):
 
     def score(self, state: UnifiedState, items_BTCD: Tensor) -> Tensor:
         """B T C."""
-        return (items_BTCD @ state.vector.unsqueeze(3)).squeeze(3)
+        return dot(state.vector, items_BTCD)
 
     def retrieval(self, state: UnifiedState) -> Tensor | None:
         """B T 1 D."""

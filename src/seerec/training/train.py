@@ -20,7 +20,7 @@ from seerec.data.batches import EvaluationBatches, StepBatches, TrainingBatches
 from seerec.data.candidates import load as load_candidates
 from seerec.data.corpus import Corpus
 from seerec.data.draws import seed_of
-from seerec.data.targets import positions, sample_rows
+from seerec.data.targets import Task, positions, sample_rows
 from seerec.device import place_of
 from seerec.errors import SeerecError
 from seerec.evaluation.metrics import per_target, summary
@@ -184,14 +184,15 @@ class _Work:
                 terms |= {f"search_{name}": model.config.search_weight * term for name, term in own.items()}
             return terms, {}
 
-        batches = self._batches(1, model, s.batch.rows, s.batch.negatives, s.unknown_user_share, s.batch.fresh_negatives)
-        search = self._search_batches(model) if model.searches else None
+        how = (s.batch.rows, s.batch.negatives, s.unknown_user_share, s.batch.fresh_negatives)
+        asked = model.searches and len(positions(self.corpus, "train", "search")) > 0
+        search = self._batches(1, model, *how, task="search") if asked else None
         self._run(
             Stage(
                 number=1,
                 model=model,
                 inputs=model.inputs,
-                batches=StepBatches(batches, search),
+                batches=StepBatches(self._batches(1, model, *how), search),
                 objective=objective,
                 augment=model.augment,
                 catalogue=model.reads_catalogue(s.objective),
@@ -273,37 +274,27 @@ class _Work:
                 bar.advance(1)
 
     def _batches(
-        self, stage: int, model: Recommender[Any], rows: int, negatives: int, share: float, fresh: bool = True
+        self,
+        stage: int,
+        model: Recommender[Any],
+        rows: int,
+        negatives: int,
+        share: float,
+        fresh: bool = True,
+        task: Task = "recommendation",
     ) -> TrainingBatches:
         return TrainingBatches(
             self.corpus,
             self.settings.batch,
-            seed=seed_of(self.settings.seed, stage),
+            seed=seed_of(self.settings.seed, stage, *([1] if task == "search" else [])),
             packs=model.packs,
             rows=rows,
             negatives=negatives,
             unknown_user_share=share,
             fresh=fresh,
+            task=task,
             rows_kept=self.rows_kept,
-            paired=stage == 1 and isinstance(model, NeuralRecommender) and model.paired,
-        )
-
-    def _search_batches(self, model: NeuralRecommender[Any]) -> TrainingBatches | None:
-        """Rows of the search task; None where the training split has no search with a click."""
-        s = self.settings
-        if not len(positions(self.corpus, "train", "search")):
-            return None
-        return TrainingBatches(
-            self.corpus,
-            s.batch,
-            seed=seed_of(s.seed, 1, 1),
-            packs=model.packs,
-            rows=s.batch.rows,
-            negatives=s.batch.negatives,
-            unknown_user_share=s.unknown_user_share,
-            fresh=s.batch.fresh_negatives,
-            task="search",
-            rows_kept=self.rows_kept,
+            paired=stage == 1 and task == "recommendation" and isinstance(model, NeuralRecommender) and model.paired,
         )
 
     def _optimizer(self, model: NeuralRecommender[Any], weight_decay: float) -> Optimizer:
