@@ -33,7 +33,7 @@ from seerec.models.base import Kind, ModelConfig, NeuralRecommender, Vocabulary
 from seerec.models.inputs import InputLayer
 from seerec.models.layers import MASKED, Attention, ScoringMLP, dropout, initialise, masked_mean, reach
 from seerec.models.losses import mean_over, ranking_loss
-from seerec.models.unpacking import unpack
+from seerec.models.unpacking import unpack, unpack_items
 
 _NORM_EPS = 1e-8
 
@@ -131,9 +131,7 @@ class SESRec(NeuralRecommender[SESRecState]):
         """B T C."""
         targets, c = state.targets, items_BTCD.shape[2]
         b = len(state.user) // targets
-        items = items_BTCD  # M 1 C D, or 1 1 C D for one catalogue
-        if items.shape[:2] != (1, 1):
-            items = items.expand(b, targets, -1, -1).flatten(0, 1).unsqueeze(1)
+        items = unpack_items(items_BTCD, b, targets)
         rec, search = read(self.target_rec, state.rec, items), read(self.target_search, state.search, items)
         parts = [part.unsqueeze(1) for side in (rec, search) for part in side.unbind(1)]
         logits: Tensor = self.mlp(*parts, state.user[:, None, None], items)

@@ -37,7 +37,7 @@ from seerec.models.losses import ranking_loss
 from seerec.models.merging import merge
 from seerec.models.ple import TaskHead
 from seerec.models.target_attention import TargetAttention
-from seerec.models.unpacking import unpack
+from seerec.models.unpacking import unpack, unpack_items
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
 
@@ -193,13 +193,12 @@ class UniSAR(NeuralRecommender[UniSARState]):
         """B T C; each row is scored by the head of its task alone."""
         targets, c = state.targets, items_BTCD.shape[2]
         b = len(state.task) // targets
-        one_catalogue = items_BTCD.shape[:2] == (1, 1)
-        items = items_BTCD if one_catalogue else items_BTCD.expand(b, targets, -1, -1).flatten(0, 1).unsqueeze(1)
+        items = unpack_items(items_BTCD, b, targets)
         logits = items.new_zeros(b * targets, c)
         for task, head in enumerate((self.recommendation, self.search)):
             rows = (state.task == task).nonzero().flatten()
             if len(rows):
-                own = self._score(head, state.rows(rows), items if one_catalogue else items[rows])
+                own = self._score(head, state.rows(rows), items if len(items) == 1 else items[rows])
                 logits = logits.index_copy(0, rows, own)
         return logits.view(b, targets, c)
 

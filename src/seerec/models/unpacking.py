@@ -3,6 +3,7 @@
 from dataclasses import fields
 
 import torch
+from torch import Tensor
 
 from seerec.batch import Batch
 
@@ -20,6 +21,13 @@ def unpack(batch: Batch) -> Batch:
         of_target = field.name in _OF_TARGETS
         found[field.name] = value.flatten(0, 1).unsqueeze(1) if of_target else value.repeat_interleave(targets, 0)
     return Batch(**found)
+
+
+def unpack_items(items_BTCD: Tensor, rows: int, targets: int) -> Tensor:
+    """Item vectors for unpacked rows: (B T) 1 C D, or 1 1 C D where one catalogue serves all."""
+    if items_BTCD.shape[:2] == (1, 1):
+        return items_BTCD
+    return items_BTCD.expand(rows, targets, -1, -1).flatten(0, 1).unsqueeze(1)
 
 
 def last_target(batch: Batch) -> Batch:
