@@ -72,22 +72,28 @@ def compare(a: NDArray[np.float64], b: NDArray[np.float64], *, seed: int = 0) ->
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise SeerecError("A value of the two runs is not a finite number.", "Evaluate the runs again.")
     difference = a - b
-    centre, deviation = mean(difference), _deviation(difference)
     t, t_p = paired_t(difference)
-    margin = float(stats.t.ppf(0.975, a.size - 1)) * deviation / a.size**0.5
+    centre, low, high, effect_size = interval(difference)
     return Comparison(
         n=a.size,
         mean_a=mean(a),
         mean_b=mean(b),
         difference=centre,
-        low=centre - margin,
-        high=centre + margin,
+        low=low,
+        high=high,
         t=t,
         t_p=t_p,
         wilcoxon_p=wilcoxon(difference),
         sign_flip_p=sign_flip(difference, seed=seed),
-        effect_size=_ratio(centre, deviation),
+        effect_size=effect_size,
     )
+
+
+def interval(difference: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """Of n >= 2 differences: mean, both ends of its 95 % confidence interval (Student's t), Cohen's d_z."""
+    centre, deviation = mean(difference), _deviation(difference)
+    margin = float(stats.t.ppf(0.975, difference.size - 1)) * deviation / difference.size**0.5
+    return centre, centre - margin, centre + margin, _ratio(centre, deviation)
 
 
 def _deviation(difference: NDArray[np.float64]) -> float:

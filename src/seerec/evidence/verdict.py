@@ -10,11 +10,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from seerec.errors import SeerecError
 from seerec.evaluation.metrics import mean
-from seerec.evaluation.significance import by_user, holm, paired_t
+from seerec.evaluation.significance import by_user, holm, interval, paired_t
 
 Word = Literal["better", "worse", "no difference", "one seed only"]
 ALPHA = 0.05
@@ -103,18 +102,14 @@ def against(rows: Mapping[str, Measured | None], reference: str) -> dict[str, Di
     tested = {key: row.users - base.users for key in others if (row := rows[key]) is not None}
     p = {key: paired_t(values)[1] for key, values in tested.items()}
     adjusted = dict(zip(others, holm([p.get(key, 1.0) for key in others]), strict=True))
-    quantile = float(stats.t.ppf(0.975, base.users.size - 1))
     found = {}
     for key, values in tested.items():
-        centre = mean(values)
-        deviation = float((np.square(values - centre).sum() / (values.size - 1)) ** 0.5)
-        margin = quantile * deviation / values.size**0.5
+        centre, low, high, effect = interval(values)
         row = rows[key]
         assert row is not None
         error = seed_error(row, base)
-        effect = centre / deviation if deviation else float(np.copysign(np.inf, centre)) if centre else 0.0
         found[key] = Difference(
-            centre, centre - margin, centre + margin, p[key], float(adjusted[key]), effect, error,
+            centre, low, high, p[key], float(adjusted[key]), effect, error,
             judge(centre, float(adjusted[key]), error),
         )  # fmt: skip
     return found
