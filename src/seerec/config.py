@@ -5,7 +5,9 @@ Model settings live beside their model. All settings are frozen, refuse unknown 
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from seerec.errors import SeerecError
 
 
 class Settings(BaseModel):
@@ -162,3 +164,12 @@ class TrainSettings(Settings):
     """A checkpoint at every epoch's end, and within an epoch when this much time has passed."""
     keep_checkpoints: int = Field(2, ge=1)
     """Older checkpoints are removed."""
+
+
+def refusal(error: ValidationError, fix: str, prefix: str = "") -> SeerecError:
+    """What is wrong with the first setting that was refused, by the name the user gave (after ``prefix``)."""
+    first = error.errors()[0]
+    name = prefix + ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    what = f"The setting {name!r} = {first['input']!r} is" if first["loc"] else "The settings are"
+    return SeerecError(f"{what} not valid: {message[0].lower()}{message[1:]}.", fix)

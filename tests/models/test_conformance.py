@@ -7,6 +7,9 @@ from tests.models.synthetic import make
 from seerec.models.lares import Start
 from seerec.models.registry import MODELS
 
+ONCE = None
+"""Not for another form of the same model: fitting 64 rows takes seconds, and once per model is enough."""
+
 
 class TestPopularity(ModelConformance):
     key = "popularity"
@@ -27,7 +30,7 @@ class TestGRU4Rec(ModelConformance):
 class TestGRU4RecOnMergedHistory(ModelConformance):
     key = "gru4rec"
     settings = {"history": "merged", "scorer": "mlp", "project": "tanh", "layers": 2}  # noqa: RUF012
-    test_overfits_64_rows_of_64_users = None  # once per model is enough
+    test_overfits_64_rows_of_64_users = ONCE
 
 
 class TestSASRec(ModelConformance):
@@ -37,7 +40,7 @@ class TestSASRec(ModelConformance):
 class TestSASRecOnMergedHistory(ModelConformance):
     key = "sasrec"
     settings = {"history": "merged", "scorer": "mlp", "project": "tanh"}  # noqa: RUF012
-    test_overfits_64_rows_of_64_users = None  # once per model is enough
+    test_overfits_64_rows_of_64_users = ONCE
 
 
 class TestBERT4Rec(ModelConformance):
@@ -53,7 +56,7 @@ class TestBERT4RecWithoutCloze(ModelConformance):
 class TestBERT4RecOnMergedHistory(ModelConformance):
     key = "bert4rec"
     settings = {"history": "merged", "scorer": "mlp", "project": "tanh"}  # noqa: RUF012
-    test_overfits_64_rows_of_64_users = None  # once per model is enough
+    test_overfits_64_rows_of_64_users = ONCE
 
 
 class TestCL4SRec(ModelConformance):
@@ -63,7 +66,7 @@ class TestCL4SRec(ModelConformance):
 class TestCL4SRecOnMergedHistory(ModelConformance):
     key = "cl4srec"
     settings = {"history": "merged", "scorer": "mlp", "project": "tanh"}  # noqa: RUF012
-    test_overfits_64_rows_of_64_users = None  # once per model is enough
+    test_overfits_64_rows_of_64_users = ONCE
 
 
 class TestReaRecERL(ModelConformance):
@@ -77,7 +80,7 @@ class TestReaRecPRL(ModelConformance):
 class TestReaRecPRLOnMergedHistory(ModelConformance):
     key = "rearec-prl"
     settings = {"history": "merged", "scorer": "mlp", "softmax": "full"}  # noqa: RUF012
-    test_overfits_64_rows_of_64_users = None  # once per model is enough
+    test_overfits_64_rows_of_64_users = ONCE
 
 
 class TestLARES(ModelConformance):
@@ -94,7 +97,7 @@ class TestLARES(ModelConformance):
 
 class TestLARESFromRandomStartsByCosine(TestLARES):
     settings = {"start": "normal", "similarity": "cos", "temperature": 0.5, "mix": "concat", "history": "merged"}  # noqa: RUF012
-    test_overfits_64_rows_of_64_users = None  # once per model is enough
+    test_overfits_64_rows_of_64_users = ONCE
 
 
 class TestNRHUB(ModelConformance):
@@ -108,7 +111,7 @@ class TestQuerySeqRec(ModelConformance):
 class TestQuerySeqRecAsReleased(ModelConformance):
     key = "query-seqrec"
     settings = {"residual": False, "early_query": True, "softmax": "full", "clicks": 1}  # noqa: RUF012
-    test_overfits_64_rows_of_64_users = None  # once per model is enough
+    test_overfits_64_rows_of_64_users = ONCE
 
 
 class TestJSR(ModelConformance):
@@ -118,7 +121,7 @@ class TestJSR(ModelConformance):
 class TestJSROfUserIds(ModelConformance):
     key = "jsr"
     settings = {"history": "none", "personalised_search": True, "text_recon": 0.5}  # noqa: RUF012
-    test_overfits_64_rows_of_64_users = None  # once per model is enough
+    test_overfits_64_rows_of_64_users = ONCE
 
 
 class TestUSER(ModelConformance):
@@ -132,7 +135,7 @@ class TestUSER(ModelConformance):
 class TestUSERInShortSessions(ModelConformance):
     key = "user"
     settings = {"session_gap": 0.0003, "session_events": 3, "layers": 2, "session_layers": 2}  # noqa: RUF012
-    test_overfits_64_rows_of_64_users = None  # once per model is enough
+    test_overfits_64_rows_of_64_users = ONCE
 
 
 class TestSESRec(ModelConformance):
@@ -146,7 +149,7 @@ class TestSESRec(ModelConformance):
 class TestSESRecOfTheAuthors(ModelConformance):
     key = "sesrec"
     settings = {"project": "linear", "heads": 4, "margin": 4.0}  # noqa: RUF012
-    test_overfits_64_rows_of_64_users = None  # once per model is enough
+    test_overfits_64_rows_of_64_users = ONCE
 
 
 class TestUnifiedSSR(ModelConformance):
@@ -156,13 +159,13 @@ class TestUnifiedSSR(ModelConformance):
 class TestUnifiedSSRWithQueriesAndSessions(ModelConformance):
     key = "unifiedssr"
     settings = {"rec_uses_query_branch": True, "session_states": True}  # noqa: RUF012
-    test_overfits_64_rows_of_64_users = None  # once per model is enough
+    test_overfits_64_rows_of_64_users = ONCE
 
 
 class TestUnifiedSSRAsReleased(ModelConformance):
     key = "unifiedssr"
     settings = {"causal": False, "restarts": True}  # noqa: RUF012
-    test_overfits_64_rows_of_64_users = None  # once per model is enough
+    test_overfits_64_rows_of_64_users = ONCE
     test_every_parameter_gets_a_gradient = None  # layers below the last do nothing: that is what was released
 
 
@@ -173,7 +176,7 @@ class TestUniSAR(ModelConformance):
 class TestUniSAROfTheAuthors(ModelConformance):
     key = "unisar"
     settings = {"project": "tanh"}  # noqa: RUF012
-    test_overfits_64_rows_of_64_users = None  # once per model is enough
+    test_overfits_64_rows_of_64_users = ONCE
 
 
 class TestLCRSER(ModelConformance):
@@ -183,7 +186,7 @@ class TestLCRSER(ModelConformance):
 class TestLCRSERWithoutCausalMask(ModelConformance):
     key = "lcr-ser"
     settings = {"causal": False, "scorer": "mlp+dot"}  # noqa: RUF012
-    test_overfits_64_rows_of_64_users = None  # once per model is enough
+    test_overfits_64_rows_of_64_users = ONCE
 
 
 def test_every_model_is_here():

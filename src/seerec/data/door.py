@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 from pydantic import TypeAdapter, ValidationError
 
-from seerec.config import DataSettings
+from seerec.config import DataSettings, refusal
 from seerec.data import events as contract
 from seerec.data.corpus import Corpus
 from seerec.data.prepare import write_corpus
@@ -93,11 +93,7 @@ def _settings(given: DataSettings | Mapping[str, Any] | None) -> DataSettings:
     try:
         return DataSettings(**_named_values("settings", given or {}))
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise SeerecError(
-            f"The setting {name!r} is not valid: {first['msg'].lower()}.", "See `seerec prepare --help`."
-        ) from error
+        raise refusal(error, "See `seerec prepare --help`.") from error
 
 
 def _refuse_foreign(

@@ -158,7 +158,7 @@ class NeuralRecommender(Recommender[State]):
     def catalogue_logits(self, batch: Batch, state: State, positive: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logit of the positive, B T, and logits of the catalogue or of a sample with the positive, B T M.
 
-        Sampled: the m first negatives of the batch, drawn uniformly from P items, stand for all, so each counts
+        Sampled: m negatives of the batch, drawn uniformly from P items, stand for all, so each counts
         P / m times: log(P / m) is added to its logit (Bengio & Senecal 2008), and the target's own item is left out.
         """
         positive = batch.positive_item if positive is None else positive
@@ -174,10 +174,15 @@ class NeuralRecommender(Recommender[State]):
 
 
 def shared_negatives(batch: Batch, most: int) -> Tensor:
-    """The first m <= ``most`` negatives of a batch's targets, evenly over its rows, m >= 1."""
+    """At most ``most`` negatives of a batch's targets, evenly over its rows."""
     keep = torch.ones_like(batch.candidates, dtype=torch.bool).scatter_(2, batch.positive.unsqueeze(2), False)
-    found = batch.candidates[keep & batch.target_mask.unsqueeze(2)]
-    return found[:: max(1, len(found) // most)][:most]
+    return evenly(batch.candidates[keep & batch.target_mask.unsqueeze(2)], most)
+
+
+def evenly(ids_M: Tensor, most: int) -> Tensor:
+    """At most ``most`` of M ids, equally far apart from the first to the last."""
+    count = min(most, len(ids_M))
+    return ids_M[torch.arange(count, device=ids_M.device) * len(ids_M) // max(count, 1)]
 
 
 class Trajectory(NamedTuple):

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seerec.batch import Batch
-from seerec.models.base import Kind, Vocabulary, shared_negatives
+from seerec.models.base import Kind, Vocabulary, evenly, shared_negatives
 from seerec.models.layers import MASKED, dropout, initialise
 from seerec.models.losses import mean_over
 from seerec.models.sequential import SequenceState, SequentialConfig, SequentialRecommender
@@ -96,9 +96,8 @@ class GRU4Rec(SequentialRecommender[SequenceState]):
         An item of popularity p is expected p times among every target and 1 / P times among every uniform negative; dividing
         exp(score) by the sum makes both kinds of samples together one unbiased estimate of the sum over the catalogue.
         """
-        targets, most = batch.positive_item[batch.target_mask], self.samples
-        targets = targets[:: max(1, len(targets) // most)][:most]
-        negatives = shared_negatives(batch, most)
+        targets = evenly(batch.positive_item[batch.target_mask], self.samples)
+        negatives = shared_negatives(batch, self.samples)
         ids = torch.cat([targets, negatives])
         expected = len(targets) * self.popularity[ids] + len(negatives) / (len(self.popularity) - 2)
         return ids, expected.log()

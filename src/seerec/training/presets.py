@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from seerec.config import Settings, TrainSettings
+from seerec.config import Settings, TrainSettings, refusal
 from seerec.errors import SeerecError
 from seerec.models.registry import model_class
 
@@ -90,18 +90,14 @@ def resolve(key: str, preset: str, overrides: Overrides) -> tuple[Any, TrainSett
 
 
 def _refusal(error: ValidationError, key: str, config: type[Settings]) -> SeerecError:
-    """What is wrong with the first setting that was refused, by the name the user gave."""
-    first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
-    if error.title == config.__name__:
-        name = f"model.{name}" if name else name
-    lists = _LISTS.format(key=key)
+    """As ``refusal``; of an unknown name, the nearest known one."""
+    first, lists = error.errors()[0], _LISTS.format(key=key)
+    prefix = "model." if error.title == config.__name__ else ""
     if first["type"] == "extra_forbidden":
+        name = prefix + ".".join(str(part) for part in first["loc"])
         near = get_close_matches(name, [*_names(config, "model."), *_names(TrainSettings, "")], n=1)
         return SeerecError(f"There is no setting {name!r}.", f"Did you mean {near[0]}? {lists}" if near else lists)
-    what = f"The setting {name!r} is" if name else "The settings are"
-    message = first["msg"].removeprefix("Value error, ")
-    return SeerecError(f"{what} not valid: {message[0].lower()}{message[1:]}.", lists)
+    return refusal(error, lists, prefix)
 
 
 def _names(settings: type[BaseModel], prefix: str) -> Iterator[str]:
