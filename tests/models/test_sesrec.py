@@ -7,6 +7,8 @@ import torch
 from tests.models.synthetic import NEITHER, NO_REC, NO_SEARCH, R, S, batch, extend, left_padded, make, randomise, rows_of, scores
 from torch.nn import functional as F
 
+from seerec.models.sesrec import CoAttention, split
+
 
 def norm(ours, x):
     centred = x - x.mean(-1, keepdim=True)
@@ -28,13 +30,17 @@ class Reference:
         self.model, inputs, d = model, model.inputs, model.config.width
         n_r, n_s = int(b.rec_seen[row, 0]), int(b.search_seen[row, 0])
         l_r, l_s = slots or (n_r, n_s)
-        nothing = torch.zeros(d).double()
+        nothing = no_item = no_query = torch.zeros(d).double()
+        if model.config.project != "none":
+            no_query = inputs.query_projection.bias
+            rows = torch.zeros(inputs.item_features.in_features - d).double()  # of the item and of its categories
+            no_item = inputs.item_features(torch.cat([rows, no_query]))
         search = []
-        rec = [(inputs.items(b.rec[row, i]) if i < n_r else nothing) + model.position_rec[i] for i in range(l_r)]
+        rec = [(inputs.items(b.rec[row, i]) if i < n_r else no_item) + model.position_rec[i] for i in range(l_r)]
         for i in range(l_s):
             clicked = [inputs.items(v) for v in b.click[row, i] if v != 0]
             token = inputs.queries(b.query[row, i]) + sum(clicked, nothing) / max(1, len(clicked))
-            search.append((token if i < n_s else nothing) + model.source + model.position_search[i])
+            search.append((token if i < n_s else no_query) + model.source + model.position_search[i])
         r = self.encode(model.encoder_rec, torch.stack(rec), n_r)
         s = self.encode(model.encoder_search, torch.stack(search), n_s)
         part = model.co_attention
@@ -79,7 +85,10 @@ def whole(b):
     return (all_seen & (b.rec_seen[:, 0] > 0) & (b.search_seen[:, 0] > 0)).nonzero().flatten().tolist()
 
 
-@pytest.mark.parametrize("settings", [{}, {"project": "linear", "layers": 2, "heads": 4}, {"official_bug": True}])
+BUG = {"official_bug": True}
+
+
+@pytest.mark.parametrize("settings", [{}, {"project": "linear", "layers": 2, "heads": 4}, BUG, {"project": "linear", **BUG}])
 @torch.no_grad()
 def test_scores_and_triplets_equal_the_description(settings):
     model, b = make("sesrec", **settings), batch(rows=10, targets=1, candidates=3)
@@ -95,6 +104,26 @@ def test_scores_and_triplets_equal_the_description(settings):
     term = model.objective(x, model.encode(x))["triplet"]
     expected = sum(r.triplet() for r in references) / len(kept) * model.config.triplet_weight
     torch.testing.assert_close(term, expected, atol=1e-8, rtol=1e-5)  # torch's distance adds 1e-6 to each difference
+
+
+@torch.no_grad()
+def test_co_attention_in_figures():
+    """R = (1, .5), S = (.5, -1), W1 = 2, w_d = 3, w_q = -1: G = tanh((1, -2), (.5, -1)); then without the second of each."""
+    part, one, first = CoAttention(1).double(), torch.tensor([[True, True]]), torch.tensor([[True, False]])
+    for layer, weight in ((part.affinity, 2), (part.search, 3), (part.rec, -1)):
+        layer.weight.fill_(weight)
+    rec, search = torch.tensor([[[1.0], [0.5]]]).double(), torch.tensor([[[0.5], [-1.0]]]).double()
+    a, b, c, e = 0.7615942, 0.9640276, 0.4621172, 0.7615942  # tanh of 1, 2, .5, 1
+    for seen, rec_logits, search_logits in (
+        (one, [1.5 * a + 3 * b, 1.5 * c + 3 * e], [-a - 0.5 * c, b + 0.5 * e]),
+        (first, [1.5 * a, 1.5 * c], [-a, b]),
+    ):
+        found = part(rec, search, seen, seen)
+        for logits, expected in zip(found, (rec_logits, search_logits), strict=True):
+            torch.testing.assert_close(logits, torch.tensor([expected]).double(), atol=1e-6, rtol=1e-6)
+    side = split(rec, torch.tensor([[0.0, math.log(3)]]).double(), one)  # weights .25 and .75 about 1 / 2
+    torch.testing.assert_close(side.weights, torch.tensor([[0.25, 0.75]]).double())
+    assert side.sees[0].tolist() == [[True, True], [False, True], [True, False]]
 
 
 @torch.no_grad()

@@ -10,12 +10,33 @@ dissimilar events) by target attention softmax(x W e_v) x, and an MLP scores
 Loss: 1:n binary cross-entropy, .1 times the contrast of queries and clicked items, .001 times the triplet loss. This is the
 paper's objective and the shared one, so ``group`` and ``original`` are the same here.
 
-The authors' program is this with ``project = "linear"``, ``official_bug = True`` and the defaults below; its users have no
-linear layer, so ``inputs.user_features`` must be an identity. Its parts by name: W1 is ``co_attention.affinity.weight``, w_d
-and w_q are ``co_attention.search.weight`` and ``co_attention.rec.weight``, the bilinear W of a side is ``target_rec.weight`` or
-``target_search.weight``. Differences: padding takes part in its co-attention; its padded item has a vector that is not zero;
-its queries have ids besides words, and its searches a source, of which our corpora have one (a learned vector, as on Amazon);
-negatives of the contrast come from the batch; a side without events gives zeros and enters no triplet.
+The authors' program is this with ``project = "linear"``, ``official_bug = True``, the defaults below and histories padded to the
+length of the position tables: from equal weights its logits and losses are ours (its scores are their sigmoid). Its names:
+
+    item_feat.item_X_emb, item_trans               inputs.item (X = id), inputs.item_values; inputs.item_features
+    query_word_segs_emb, query_trans               inputs.word, inputs.query_projection
+    query_search_source_emb                        source, its only row
+    user_X_emb                                     inputs.user (X = id), inputs.user_values
+    rec_pos_emb.pe, src_pos_emb.pe                 position_rec, position_search
+    rec_his_transformer_layer.layer, src_his_...   encoder_rec, encoder_search, and in each layer
+      multi_head_attention.in_proj                 attention.query, attention.key, attention.value: its thirds, in this order
+      multi_head_attention.out_proj, .LayerNorm    attention.out, norm_attention
+      feed_forward.dense_1, .dense_2, .LayerNorm   feed_in, feed_out, norm_feed
+    co_att.W1, co_att.Wd, co_att.Wq                co_attention.affinity, co_attention.search (w_d), co_attention.rec (w_q)
+    rec_his_att_pooling.W, src_his_...             target_rec, target_search: its only matrix, not transposed
+    fc_layer.fc.0, .3, .6                          mlp.0, mlp.1, mlp.2
+    infoNCE_loss.weight_matrix, .temp              query_item.match, query_item.temperature.value
+
+Differences:
+- Its fields have widths of their own; columns of zeros fill up ours, in a table and in the layer that reads it.
+- Its users have no layer: ``inputs.user_features`` must be an identity, which puts each field at its place.
+- Its queries have ids besides words, the first columns of ``query_trans``; here they have none.
+- Its searches come from one of several sources; our corpora have one, and a learned vector of it, as on Amazon.
+- A search without clicks has its top result instead of one; here no clicked item.
+- Its contrast draws negatives from all items and sessions, and counts searches without words; see ``alignment``.
+- A side without events makes its scores NaN; here it gives zeros and enters no triplet.
+- Equal weights are at the threshold: rounding decides, there and here, which of them are similar.
+- Its tables start Xavier normal, row 0 too, which stays zero here; its dropout is not rounded to 1/256.
 The paper's body was not available: the form is that of the program.
 """
 
@@ -115,9 +136,10 @@ class SESRec(NeuralRecommender[SESRecState]):
         sees_rec, sees_search = at_rec.visible[:, 0], at_search.visible[:, 0]
         queries = self.inputs.queries(one.query)
         search = queries + masked_mean(self.inputs.items(one.click), one.click != 0)
-        # What is not seen keeps only its position: official_bug lets it take part.
-        rec = self.inputs.items(one.rec) * sees_rec.unsqueeze(2) + self.position_rec[at_rec.position]
-        search = search * sees_search.unsqueeze(2) + self.source + self.position_search[at_search.position]
+        # What is not seen is as good as empty: official_bug lets it take part.
+        no_item, no_query = self.nothing()
+        rec = torch.where(sees_rec.unsqueeze(2), self.inputs.items(one.rec), no_item) + self.position_rec[at_rec.position]
+        search = torch.where(sees_search.unsqueeze(2), search, no_query) + self.source + self.position_search[at_search.position]
         for layer in self.encoder_rec:
             rec = layer(rec, sees_rec)
         for layer in self.encoder_search:
@@ -126,6 +148,17 @@ class SESRec(NeuralRecommender[SESRecState]):
         a_rec, a_search = self.co_attention(rec, search, *inner)
         sides = (split(rec, a_rec, sees_rec), split(search, a_search, sees_search))
         return SESRecState(batch.rec_seen.shape[1], self.inputs.users(one.user), *sides, queries)
+
+    def nothing(self) -> tuple[Tensor, Tensor]:
+        """Item and query of an empty slot in the authors' program, D each: what the layers make of row 0 and of no words."""
+        inputs, zero = self.inputs, torch.zeros(1, dtype=torch.long, device=self.source.device)
+        item, query = inputs.item(zero)[0], inputs.queries(zero)
+        if self.config.project == "none" or inputs.item_features is None:
+            return item, query
+        fields = [item, *(table(zero)[0] for table in inputs.item_values)]
+        if inputs.item_text.shape[1]:
+            fields.append(query)
+        return inputs.item_features(torch.cat(fields)), query
 
     def score(self, state: SESRecState, items_BTCD: Tensor) -> Tensor:
         """B T C."""
