@@ -6,7 +6,9 @@ from tests.models.synthetic import ITEMS, NEITHER, NO_REC, NO_SEARCH, R, as_sear
 from torch import nn
 from torch.nn import functional as F
 
+from seerec.models.alignment import ViewContrast
 from seerec.models.base import Vocabulary
+from seerec.models.ple import TaskHead
 from seerec.models.registry import build
 from seerec.models.unisar import UniSARConfig
 
@@ -163,6 +165,40 @@ def test_queries_and_clicked_items_are_contrasted():
     torch.testing.assert_close(found, model.config.query_item_weight * total / len(pairs), atol=1e-10, rtol=1e-10)
     few = make("unisar", query_item_negatives=4)
     assert 0 < few.objective(b, few.encode(b))["query_item"] < found
+
+
+def fill(parameter, *values):
+    parameter.data.copy_(torch.tensor(values).view_as(parameter))
+
+
+@torch.no_grad()
+def test_views_of_two_rows_by_hand():
+    """Rows 1 and 0 in one view, 1 and -1 in the other, W = 1, t = .5: with x = tanh(1) / .5 the four views find their partners
+    at losses log(1 + e^-x + e^-2x) (twice), log 3 and log(1 + 2 e^-x). W is read from left to right.
+    """
+    contrast = ViewContrast(2, 0.5)
+    fill(contrast.match.weight, 1.0, 0.0, 0.0, 1.0)
+    a, b = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    torch.testing.assert_close(contrast(a, b), torch.tensor(0.48287), atol=1e-5, rtol=0)
+    # With W = [[0, 1], [0, 0]] only u' W v = u_0 v_1 counts: one view of row 0 sees the other, not the other way round.
+    fill(contrast.match.weight, 0.0, 1.0, 0.0, 0.0)
+    a, b = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+    torch.testing.assert_close(contrast(a, b), torch.tensor((0.36187 + 3 * 1.09861) / 4), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("z", "expected"), [(2.0, 2.5), (4.0, 0.5)])
+@torch.no_grad()
+def test_the_head_of_a_task_by_hand(z, expected):
+    """Experts z (shared) and 3 z (own), gates 1/4 and 3/4: 2.5 z; the tower ends with a ReLU, (6 - 2.5 z)+; the MLP: 2 x + .5."""
+    shared = nn.ModuleList([nn.Linear(1, 1)])
+    head = TaskHead(1, 1, 1, (1, 1), (1,), (), 0.0)
+    layers = (shared[0], 1.0, 0.0), (head.experts[0], 3.0, 0.0), (head.tower[0], -1.0, 6.0), (head.output[0], 2.0, 0.5)
+    for layer, weight, bias in layers:
+        fill(layer.weight, weight)
+        fill(layer.bias, bias)
+    fill(head.gate.weight, 0.0, 0.0)
+    fill(head.gate.bias, 0.0, 1.0986123)
+    torch.testing.assert_close(head((torch.tensor([z]),), shared), torch.tensor(expected))
 
 
 @torch.no_grad()

@@ -4,7 +4,8 @@ Query and item: for every pair (query q, item v clicked for it) that a target ca
 l(v, q) = tanh(v' W q) / t with one W for both directions and a learned t. The loss is half the sum of -log softmax of l(q, v)
 among it and up to m negative items, and of l(v, q) among it and up to m negative queries, mean over pairs. The authors draw
 negatives from lists of all items and queries; here they are items and queries of the batch, whose vectors the step has already
-made, nothing clicked for the same query counts as a negative, and of a large batch 2048 pairs, spread evenly, stand for all.
+made, nothing clicked for the same query counts as a negative, a search without words has no pair, and of a large batch 2048
+pairs, spread evenly, stand for all.
 
 Views: tanh(a' W b) / t between 2 n vectors, two for each row, each to find its partner.
 """

@@ -11,13 +11,47 @@ Loss: 1:n binary cross-entropy of the batch's task, a contrastive loss between q
 pooled views (s2r, R) and (r2s, S) of a row. This is the paper's objective and the shared one, so ``group`` and ``original``
 are the same here. Rows of searches are the second task; the training loop weighs their whole objective by ``search_weight``.
 
-The authors' program is this with ``project = "tanh"`` and the defaults below. Its parts by name: torch's encoder layer is
-``EncoderLayer`` (its packed in_proj is query, key, value), torch's decoder layer is ``FusionLayer``; positions
-are ``position`` (merged order), ``position_rec``, ``position_search``; the bilinear W of target attention is
-``target_rec.query.weight``; a gate's columns are the shared experts, then the task's own. Differences: negatives of the
-query-item loss come from the batch instead of a cycled list; a row with an empty side gets zeros for it instead of NaN, and
-does not enter the contrast of views; the first layer of the PLE multiplies what all candidates share only once; matrices start
-from the library's Xavier normal, where theirs starts in_proj from Xavier uniform and W from a smaller normal.
+The authors' program is this with ``project = "tanh"`` and the defaults below: from equal weights, without dropout, scores, losses
+and gradients agree to rounding. Whose weight is whose, where ``a | b`` stand one after the other, and j is a task:
+
+    theirs                                          here
+    global | rec | src _transformer                 across | within_rec | within_search
+        .transformer_encoder.layers.i                   .i
+        self_attn, linear1, linear2, norm1, norm2       attention, feed_in, feed_out, norm_attention, norm_feed
+    rec | src _cross_fusion.layers.i                fusion_rec | fusion_search .i
+        self_attn, linear1, linear2, norm1, norm3       layer.attention, .feed_in, .feed_out, .norm_attention, .norm_feed
+        multihead_attn, norm2                           cross, norm_cross
+    in_proj, out_proj of an attention               query, key, value (one below the other), out
+    global_pos_emb | rec_pos | src_pos .pe          position | position_rec | position_search
+    rec | src _his_attn_pooling.W[0], rec_query[0]  target_rec | target_search .query, recommendation_query
+    ple_layer.share_experts.0.k.mlp.0               experts.k
+    ple_layer.task_experts.0.j.k.mlp.0              recommendation | search .experts.k
+    ple_layer.task_gates.0.j.0                      .gate, whose outputs are for shared, own experts; theirs: own, shared
+    ple_layer.tower.j.mlp.0, 3                      .tower.0, 1
+    rec | src _fc_layer.fc.0, 3, 6                  .output.0, 1, 2
+    feature_alignment.infoNCE_loss: weight_matrix,  query_item: match, temperature.value
+        temp
+    rec | src _his_cl: weight_matrix, infoNCE_temp  views_rec | views_search: match, temperature.value
+    word_embedding, query_trans                     inputs.word, inputs.query_projection
+    user_id_emb, other fields in order, user_trans  inputs.user, user_values, user_features
+    item_id_emb, other fields in order, item_trans  inputs.item, item_values, item_features, whose columns are for id,
+                                                    categories, text; theirs: id, text, categories
+
+What their program has besides enters no score: layers that others are cloned from and ``share_gates``, which never get a
+gradient, and a mask item in the table's last row, which can be a negative of the query-item loss. Differences:
+
+- Scores are logits, and the ranking loss is made from them; theirs are sigmoids, which saturate.
+- Negatives of the query-item loss come from the batch instead of a cycled list, and a search without words has no pair: see
+  ``alignment``. Pair by pair and with the same negatives the losses are equal. Without a pair it is 0 instead of NaN.
+- A side without events gives zeros to z, and its row enters neither contrast of views. Theirs gives NaN, or with newer
+  versions of torch an average over padding, and NaN for the contrast. The contrast of one row alone is 0, where theirs fails.
+- Temperatures do not fall below .01. The share of dropout is rounded to 1/256.
+- Row 0 of every table is padding, zero and never trained. Theirs has a user in it, and values of the user's fields.
+- Initial values. Linear layers are Xavier normal in both. Theirs has in_proj Xavier uniform and equal in the two fusions, W of
+  target attention at a standard deviation of about sqrt(2) / D, and Xavier normal for positions, ``recommendation_query``
+  (.13 to .18 at D = 64; here .02) and the tables (here ``embedding_std``).
+
+The first layer of the PLE multiplies what all candidates share only once; that changes no number.
 The paper's body was not available: the form is that of the program.
 """
 
