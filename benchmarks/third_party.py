@@ -7,8 +7,8 @@ candidates and in the whole catalogue, and the paired tests by user. A finished 
 
 RecBole pins other versions of what we use, so its files go into a folder of their own:
 
-    pip install --no-deps --target /tmp/recbole recbole==1.2.1 colorlog==4.7.2 colorama thop tabulate texttable pandas pytz
-    PYTHONPATH=/tmp/recbole python benchmarks/third_party.py CORPUS --model sasrec --out runs/third-party
+    pip install --no-deps --target runs/recbole recbole==1.2.1 colorlog==4.7.2 colorama thop tabulate texttable pandas pytz
+    PYTHONPATH=runs/recbole python benchmarks/third_party.py CORPUS --model sasrec --out runs/third-party
 """
 
 import argparse
