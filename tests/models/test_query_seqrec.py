@@ -130,13 +130,15 @@ def test_a_switch_has_its_effect(name, value):
 def test_original_is_cross_entropy_wherever_an_item_comes_next(clicks):
     """Brute-force typing: query or item followed by an item trains; an item followed by a query does not."""
     model, b = make("query-seqrec", softmax="full", clicks=clicks), batch(rows=12, seed=2)
-    items, losses, inside = model.items(torch.arange(2, ITEMS)), [], 0
+    items, losses, inside, unseen = model.items(torch.arange(2, ITEMS)), [], 0, 0
     for row in range(len(b.user)):
         tokens, real = sequence(b, row, clicks), b.target_mask[row]
         if not real.any():
             continue
         first, last = int(b.rec_seen[row][real].min()), int(b.search_seen[row][real].max())
         labels = [(visible(b, row, t, tokens), int(b.positive_item[row, t])) for t in real.nonzero().flatten().tolist()]
+        unseen += sum(not past for past, _ in labels)
+        labels = [(past, item) for past, item in labels if past]  # nothing comes before a first event
         for place, token in enumerate(tokens):
             before = sum(kind == "r" for kind, *_ in tokens[:place])
             if token[0] == "c" and b.click[row, token[1], token[2]] > 1 and before >= first and token[1] < last:
@@ -144,6 +146,7 @@ def test_original_is_cross_entropy_wherever_an_item_comes_next(clicks):
                 inside += 1
         losses += [-(items @ state(model, b, row, past)).log_softmax(0)[item - 2] for past, item in labels]
     assert inside == int(model.labels(b).sum()) > 5
+    assert unseen
     found = model.objective(b, model.encode(b), "original")["rank"]
     torch.testing.assert_close(found, torch.stack(losses).mean(), atol=1e-9, rtol=1e-9)
 

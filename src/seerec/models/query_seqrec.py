@@ -9,22 +9,41 @@ whose attention normalises only its query predicts items alone:
 (so Z enters twice). The state at the last visible token scores item v as <x_t, e_v>. The model is causal: rows are packed.
 
 ``group``: the shared ranking loss at the batch's targets. ``original``: cross-entropy over the catalogue at every token whose
-next one is an item: the targets (each follows the last token that it sees), and the clicked items of searches, each predicted
-from the token before it. A search counts in the one packed row whose targets it precedes, not again where it is only history.
+next one is an item: the targets that see any (each follows the last one), and the clicked items of searches, each predicted from
+the token before it. A search counts in the one packed row whose targets it precedes, not again where it is only history.
 Nothing is predicted from an item before a query.
 
 While training, inputs are replaced at random (``augment``): an item with probability p_i, a query with p_q; with probability g
-by a neighbour in the graph of queries and the items clicked for them (another item clicked for the query; another query that
-led to its first click), else by a random item, or a random query of the training searches. A recommended item has no active
-query, so it has no neighbours, and ``early_query`` adds nothing to it. Labels never change: a clicked item that was replaced is
-no label. The graph is made of training batches alone (``observe``).
+by a neighbour in the graph of queries and the items clicked for them (an item clicked for the query; a query that led to its
+first click), else by a random item, or a random query of the training searches. A recommended item has no active query, so it
+has no neighbours, and ``early_query`` adds nothing to it. The graph is made of training batches alone (``observe``).
 
-The paper's body was not available; this follows the authors' program (AaronHeee/Query-SeqRec). Differences: in their released
-file the residual around attention is commented out (``residual`` False equals it); a defect there drops sequences of full length
-from the loss; words and items share one table there, words after items (here the input layer has a table for each, so ids cannot
-collide); there the last 50 tokens are kept, here the lengths of the batch decide; tables start Xavier uniform there. With
-``features`` False their layers have these counterparts: ``norm_attention``, ``attention``, ``norm_feed``, ``feed_in``,
-``feed_out`` per block, ``norm``, ``position``, and ``kind``, whose row 0 is items as there.
+The authors' program (AaronHeee/Query-SeqRec) is this with ``residual = False``, ``features = False`` and ``softmax = "full"``:
+from equal weights and without dropout, states, scores, the loss and its gradients agree to rounding. Whose weight is whose:
+
+    theirs                                          here
+    item_emb, a row for each item, then each word   inputs.item, inputs.word
+    pos_emb                                         position
+    type_emb                                        kind: items, queries
+    attention_layernorms.i, forward_layernorms.i    blocks.i.norm_attention, .norm_feed
+    attention_layers.i.linear_layers.0, 1, 2        blocks.i.attention.query, .key, .value
+    attention_layers.i.output_linear                blocks.i.attention.out
+    forward_layers.i.conv1, conv2                   blocks.i.feed_in, .feed_out
+    last_layernorm                                  norm
+
+Differences (theirs in brackets):
+
+- The attention's query is added to its output [the line is commented out in the released file: ``residual = False``].
+- Every next item trains [a sequence of full length gives up all tokens but its queries].
+- All words of a query count, and a search has at most ``clicks`` clicks; the lengths of the batch decide which events are read
+  [its first five words, all clicks, the last 50 tokens].
+- ``early_query`` adds a query to its search's clicks [to each token the query that their data put beside it; which one stands
+  beside a query's own token is in data that were not released].
+- A clicked item that was replaced in the input is no label in that batch [it is].
+- A random item is any; any query may be replaced [one that was clicked for a query; not the last token's, nor one that begins
+  with the table's first word]. The graph has each pair once [a file that was not released, made with a threshold].
+- Tables, positions and kinds start normal, linear layers Xavier normal [all Xavier uniform].
+The paper's body was not available: the form is that of the program.
 """
 
 from dataclasses import dataclass, replace
@@ -166,8 +185,9 @@ class QuerySeqRec(NeuralRecommender[QuerySeqRecState]):
         label = self.labels(batch)
         row, search, click = label.nonzero(as_tuple=True)
         before = state.encoded[row, state.place[row, search, click + 1] - 1]  # a query or a click of the same search
-        vector = torch.cat([state.vector[batch.target_mask], before])[None]
-        positive = torch.cat([batch.positive_item[batch.target_mask], batch.click[row, search, click]])[None]
+        follows = batch.target_mask & (batch.rec_seen + batch.search_seen > 0)  # nothing comes before a first event
+        vector = torch.cat([state.vector[follows], before])[None]
+        positive = torch.cat([batch.positive_item[follows], batch.click[row, search, click]])[None]
         return {"rank": self.catalogue_loss(batch, replace(state, vector=vector), positive)}
 
     def labels(self, batch: Batch) -> Tensor:
