@@ -1,7 +1,6 @@
 """UnifiedSSR against a slow reading of its description, one event at a time."""
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
@@ -19,6 +18,9 @@ from tests.models.synthetic import (
     single,
 )
 from torch.nn import functional as F
+
+from seerec.models.layers import reach
+from seerec.models.session_windows import SessionWindows
 
 
 def attend(ours, x, context):
@@ -58,32 +60,31 @@ def stack(tokens, width):
 
 
 def windows(model, states):
-    """Means of the two windows of these events, and which of them hold the last one."""
-    n, found, last = len(states), [], []
+    """Means of the two windows of these states, None where one is empty, and whether either holds the last state."""
+    n, found, last = len(states), [], False
     for k, part in enumerate((states[: math.ceil(n / 2)], states[n // 2 :])):
-        offset, growth = F.relu(model.sessions.predict(part.mean(0))).tolist()
-        centre, radius = (k + 0.5) * n / 2 + offset, n / 4 + growth / 2
-        start, end = min(max(0, math.floor(centre - radius)), n - 1), min(n, math.ceil(centre + radius))
-        found.append(states[start:end].mean(0))
-        last.append(end == n)
+        offset, width = model.sessions.predict(F.relu(part.mean(0))).tanh().tolist()
+        centre, radius = (k + 0.5) / 2 + offset / 2, max(0, width) / 2
+        low, high = (n * min(max(x, 0), 1) for x in (centre - radius, centre + radius))
+        held = [i for i in range(n) if low <= i <= high]
+        found.append(states[held].mean(0) if held else None)
+        last = last or n - 1 in held
     return found, last
 
 
 def reference(model, b, row, t):
-    """State of one target of a right-padded batch, and the windows of its sequences."""
+    """P and Q (or None) of one target of a right-padded batch, as candidates are multiplied with, and their windows."""
     config, inputs, d = model.config, model.inputs, model.config.width
     n, m = int(b.rec_seen[row, t]), int(b.search_seen[row, t])
     searching = int(b.task[row]) == 1
-    items = [token(model, b, row, inputs.items(b.rec[row, i]), i) for i in range(n)]
+    items = [token(model, b, row, inputs.items(b.rec[row, i]), i + searching) for i in range(n)]
     queries = [token(model, b, row, inputs.queries(b.query[row, i]), i) for i in range(m)]
     before = [[j for j in range(m) if b.search_time[row, j] < b.rec_time[row, i]] for i in range(n)]
     after = [[i for i in range(n) if b.rec_time[row, i] <= b.search_time[row, j]] for j in range(m)]
 
-    def session(states, state):
-        found, last = windows(model, states) if len(states) else (None, [])
-        if config.session_states and found:
-            state = state + sum(w for w, holds in zip(found, last, strict=True) if holds)
-        return found, state
+    def session(earlier, state):
+        found, held = windows(model, torch.cat([earlier, state[None]]))
+        return found, math.sqrt(d) * state * (2 if config.session_states and held else 1)
 
     def branch(own, sees, other, other_sees):
         return encode(model, stack(own, d), sees, stack(other, d), other_sees)
@@ -91,10 +92,10 @@ def reference(model, b, row, t):
     past = [list(range(i + 1)) if config.causal else list(range(n)) for i in range(n)]
     if not searching and not config.rec_uses_query_branch:
         if not n:
-            return torch.zeros(d).double(), (None, None)
+            return torch.zeros(d).double(), None, (None, None)
         states = branch(items, past, items, past)
-        found, state = session(states, states[-1])
-        return state, (found, None)
+        found, state = session(states[:-1], states[-1])
+        return state, None, (found, None)
     other = queries
     if searching:
         other = [*queries, token(model, b, row, inputs.queries(b.target_query[row, t]), m)]
@@ -104,19 +105,28 @@ def reference(model, b, row, t):
     if config.causal:  # the last click is read again, now seeing all that the target may see
         again = items[-1] if n else token(model, b, row, torch.zeros(d).double(), 0)
         p = branch([*items, again], [*past, [*range(n - 1), n]], other, [*before, everything])
-        p_states, p = p[:n], p[-1]
+        p_states, p = p[: max(n - 1, 0)], p[-1]
     else:
         p_states = branch(items, past, other, [everything] * n)
-        p = p_states[-1]
+        p_states, p = p_states[:-1], p_states[-1]
     p_windows, p = session(p_states, p)
     if not searching:
-        return p, (p_windows, None)
+        return p, None, (p_windows, None)
     among = [list(range(i + 1)) if config.causal else everything for i in everything]
     clicks = [*after, list(range(n))] if config.causal else [list(range(n))] * len(other)
     q = branch(other, among, items, clicks)
     q_windows, q = session(q[:m], q[-1])
-    w = min(max(float(model.mix), 0.1), 0.9)
-    return w * p + (1 - w) * q, (p_windows, q_windows)
+    return p, q, (p_windows, q_windows)
+
+
+def share(model):
+    return min(max(float(model.mix), 0.1), 0.9)
+
+
+def untrained_windows(model):
+    """The same model with its windows where they start; those of ``make`` are anywhere."""
+    model.sessions = SessionWindows(model.config.width).double()
+    return model
 
 
 SETTINGS = [
@@ -146,41 +156,100 @@ def test_scores_equal_the_description(settings, task):
     for row, t in torch.ones_like(b.rec_seen).nonzero().tolist():
         if not model.packs and b.rec_seen[row, t] == 0:
             continue
-        expected = model.items(b.candidates[row, t]) @ reference(model, b, row, t)[0]
+        p, q, _ = reference(model, b, row, t)
+        state = p if q is None else share(model) * p + (1 - share(model)) * q
+        expected = model.items(b.candidates[row, t]) @ state
         torch.testing.assert_close(found[row, t], expected, atol=1e-10, rtol=1e-10)
 
 
+@pytest.mark.parametrize("windows", [untrained_windows, lambda model: model], ids=["start", "anywhere"])
 @pytest.mark.parametrize("task", [0, 1])
 @torch.no_grad()
-def test_the_session_loss_equals_the_description(task):
-    model, b = make("unifiedssr", corr_weight=0.3), batch(rows=9, targets=2)
+def test_the_session_loss_equals_the_description(task, windows):
+    model, b = windows(make("unifiedssr", corr_weight=0.3)), batch(rows=14, targets=2)
     b = as_search(b) if task else b
-    intra, inter = [], []
+    intra, inter = ([], []), []
     for row, t in b.target_mask.nonzero().tolist():
-        found = reference(model, b, row, t)[1]
-        for own, count in zip(found, (b.rec_seen[row, t], b.search_seen[row, t]), strict=True):
-            if own is not None and count > 1:
-                intra += [F.cosine_similarity(x, y, dim=0).abs() for x, y in pairwise(own)]
-        if all(own is not None for own in found):
-            inter.append(sum(F.cosine_similarity(x, y, dim=0) for x, y in zip(*found, strict=True)) / 2)
-    assert len(intra) > 5
-    assert bool(inter) == bool(task)
-    expected = 0.3 * (sum(intra) / len(intra) - (sum(inter) / len(inter) if inter else 0))
+        found = reference(model, b, row, t)[2]
+        for own, cosines in zip(found, intra, strict=True):
+            cosines += [F.cosine_similarity(*own, dim=0).abs()] if both(own) else []
+        inter += [F.cosine_similarity(*pair, dim=0) for pair in zip(*found, strict=True) if both(pair)] if both(found) else []
+    assert len(intra[0]) > 4
+    assert bool(inter) == bool(intra[1]) == bool(task)
+    expected = 0.3 * (mean(intra[0]) + mean(intra[1]) - mean(inter))
     for kind in ("group", "original"):
         torch.testing.assert_close(model.objective(b, model.encode(b), kind)["corr"], expected, atol=1e-10, rtol=1e-10)
     assert make("unifiedssr", corr_weight=0).objective(b, model.encode(b)).keys() == {"rank"}
 
 
+def both(pair):
+    return pair is not None and not any(x is None for x in pair)
+
+
+def mean(found):
+    return sum(found) / max(1, len(found))
+
+
+@pytest.mark.parametrize(
+    ("states", "first", "second"),
+    [(1, [], []), (2, [], []), (3, [1], [2]), (4, [1], [3]), (6, [1, 2], [4, 5]), (8, [1, 2, 3], [5, 6, 7]), (9, [2, 3], [6, 7])],
+)
 @torch.no_grad()
-def test_the_original_objective_sums_over_candidates():
+def test_windows_start_as_the_middle_of_each_half(states, first, second):
+    """From n / 8 to 3n / 8 and from 5n / 8 to 7n / 8; what a window holds shows in the mean of one-hot states."""
+    sessions = SessionWindows(states)
+    at = reach(torch.ones(1, states, dtype=torch.bool), torch.tensor([[states]]))
+    means, own = sessions(torch.eye(states)[None], at, torch.tensor([[states - 1]]), torch.eye(states)[-1].view(1, 1, -1))
+    for found, held in zip(means[0, 0], (first, second), strict=True):
+        expected = torch.zeros(states)
+        expected[held] = 1 / max(1, len(held))
+        torch.testing.assert_close(found, expected)
+    assert bool(own) == (states - 1 in [*first, *second])
+
+
+@torch.no_grad()
+def test_a_state_in_a_window_counts_twice():
+    b = batch(rows=30, targets=1)
+    plain, doubled = (scores(untrained_windows(make("unifiedssr", session_states=on)), b)[:, 0] for on in (False, True))
+    for row, n in enumerate(b.rec_seen[:, 0].tolist()):
+        torch.testing.assert_close(doubled[row], plain[row] * (2 if 3 <= n <= 8 else 1))
+
+
+@torch.no_grad()
+def test_candidates_are_scaled_as_tokens_are():
+    """A normalised state of ones: sqrt(D) times the sum of a candidate's numbers."""
+    model, b = make("unifiedssr"), batch()
+    model.norm.weight.zero_()
+    model.norm.bias.fill_(1.0)
+    expected = math.sqrt(model.config.width) * model.items(b.candidates).sum(3)
+    torch.testing.assert_close(scores(model, b)[-1, -1], expected[-1, -1])
+
+
+@pytest.mark.parametrize("task", [0, 1])
+@torch.no_grad()
+def test_the_original_objective_sums_over_candidates_and_mixes_the_losses_of_the_branches(task):
     model, b = make("unifiedssr"), batch(rows=6, targets=2)
-    logits, total = scores(model, b), 0
+    b = as_search(b) if task else b
+    model.mix.fill_(0.3)
+    total = 0
     for row, t in b.target_mask.nonzero().tolist():
-        for c, z in enumerate(logits[row, t]):
-            total = total - F.logsigmoid(z if c == b.positive[row, t] else -z)
+        for state, weight in zip(reference(model, b, row, t)[:2], (0.3, 0.7) if task else (1, 0), strict=True):
+            if state is not None:
+                for c, z in enumerate(model.items(b.candidates[row, t]) @ state):
+                    total = total - weight * F.logsigmoid(z if c == b.positive[row, t] else -z)
     found = model.objective(b, model.encode(b), "original")["rank"]
-    torch.testing.assert_close(found, total / b.target_mask.sum())
-    torch.testing.assert_close(found, model.objective(b, model.encode(b))["rank"] * b.candidates.shape[2])
+    torch.testing.assert_close(found, total / b.target_mask.sum(), atol=1e-9, rtol=1e-9)
+    whole = model.objective(b, model.encode(b))["rank"] * b.candidates.shape[2]
+    assert torch.isclose(found, whole) == (task == 0)
+
+
+def test_training_brings_the_mixture_back_where_it_can_move():
+    model, b = make("unifiedssr"), as_search(batch())
+    model.mix.data.fill_(1.5)
+    model.train()
+    model.objective(b, model.encode(b), "original")["rank"].backward()
+    assert model.mix.item() == pytest.approx(0.9)
+    assert model.mix.grad.abs() > 1e-6
 
 
 @pytest.mark.parametrize("settings", [{}, {"rec_uses_query_branch": True, "session_states": True}], ids=names)

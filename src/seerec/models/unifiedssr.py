@@ -2,29 +2,55 @@
 
 One encoder of shared weights reads a row's clicked items (P) and its queries (Q). Its layers are, with a normalisation before
 each part: attention among the own events, attention to the other sequence's tokens, a feed-forward network. A token is
-sqrt(D) (e + e_u) plus a sinusoidal position, where e is an item or the mean of a query's words.
+sqrt(D) (e + e_u) plus a sinusoidal position, where e is an item or the mean of a query's words; a candidate is sqrt(D) e_v.
 
-* Recommendation: P = Enc(items, items) at the last click, score <P, e_v>: queries act through the shared weights alone.
+* Recommendation: P = Enc(items, items) at the last click, score sqrt(D) <P, e_v>: queries act through the shared weights alone.
   ``rec_uses_query_branch`` gives the encoder the searches (query + mean clicked item) as the other sequence.
 * Search: P = Enc(items, queries) and Q = Enc(queries, items), both read at the target: its query ends Q's sequence, and the
-  last clicked item is read once more, now seeing all queries up to the target's. Score w <P, e_v> + (1 - w) <Q, e_v>, with a
+  last clicked item is read once more, now seeing all queries up to the target's. Score sqrt(D) <w P + (1 - w) Q, e_v>, with a
   learned w in [.1, .9].
 
-Sessions: a sequence is averaged in two halves, from which a linear layer predicts windows (``session_windows``). The term
-``corr`` asks that neighbouring windows differ (mean |cos|) and that windows of P and Q agree (- mean cos). As in the authors'
-program the predictor only chooses whole events, so it gets no gradient and stays as it was drawn.
+Sessions: a sequence has two windows (``session_windows``). The term ``corr`` asks that the two differ (mean |cos|, of P and of
+Q) and that windows of P and Q agree (- mean cos). The predictor of windows only chooses whole events: it gets no gradient.
 
 Objectives: ``group`` is the shared 1:n loss, ``original`` the authors' binary cross-entropy summed over a target's 1 + 4
-candidates, mean over targets; both add ``corr_weight`` times corr. What belongs to training is not here: the authors pre-train
-on both tasks, then fine-tune one, with Noam's schedule; we train both tasks together.
+candidates, mean over targets, in search w times P's plus 1 - w times Q's; both add ``corr_weight`` times corr. What belongs to
+training is not here: the authors pre-train on both tasks, then fine-tune one, with Noam's schedule; we train both together.
 
-Differs from the authors' program (theirs in brackets): events see what came before them [everything, in training their own
-target too: ``causal = False``, without that leak, since our rows never hold their targets]; each layer continues from the one
-below [each starts anew from the input and only the last counts: ``restarts = True``]; clicks and searches have times of their
-own, so "before" is by time [sequences of equal length, items shifted by one]; windows cover what a target sees; scores leave
-out the windows' means [added to the states in pre-training: ``session_states``]. Their sizes: D 32, dropout .5.
-The paper's body was not available; how windows follow from the prediction, and that the other sequence enters without
-normalisation, are inferred.
+The authors' program is this with ``causal = False``, ``restarts = True``, ``session_states = True`` and ``features = False``:
+from equal weights, at the last target of histories of one length, scores, losses and gradients agree to 1e-4, if the two
+differences marked * are put right there, or in here. Whose weight is whose:
+
+    theirs                                          here
+    u_embed, p_embed, q_t_embed .lut                inputs.user, inputs.item, inputs.word
+    encoder.layers.i                                layers.i
+        self_attn, cross_attn .linears.0 to .3          attention, cross .query, .key, .value, .out
+        feed_forward.w_1, w_2                           feed_in, feed_out
+        sublayer.0, 1, 2 .norm                          norm_attention, norm_cross, norm_feed
+    encoder.norm                                    norm
+    a_2, b_2 of a normalisation                     weight = sqrt((D - 1) / D) a_2, since they divide by D - 1; bias
+    next_product_search_w                           mix
+    seq_partition.offset_predictor                  sessions.predict.weight
+    seq_partition.sub_seq_coder.width_bias          sessions.predict.bias, its second number; the first is 0
+
+Differences (theirs in brackets):
+
+- Events see what came before them [everything, in training their own target too; ``causal = False`` is that without the leak,
+  since our rows never hold their targets].
+- Each layer continues from the one below [each starts anew from the input, and only the last counts: ``restarts = True``].
+- Clicks and searches have times of their own, so "before" is by time [sequences of equal length: click i stands beside query
+  i + 1, at its position, after a padding item; our clicks in search have that position too].
+- * P sees all queries and Q clicks alone [what is hidden of the own sequence is hidden of the other, though they are shifted: the
+  first query from P, and Q sees the padding item, row 0 of the table, here zero].
+- Windows cover what a target sees, and each target counts [the padded length of the batch; each row counts].
+- * Q's windows cover all its queries [the first is left out].
+- Scores leave the windows out [in training and in evaluation a state in a window counts twice: it is added to itself, where
+  adding the window's mean was meant, it seems. ``session_states = True``].
+- One dropout for all [.1 in the attentions, .5 elsewhere]. Their D is 32.
+- Linear layers start Xavier normal, tables at ``embedding_std`` [all Xavier uniform].
+- No 1e-24 inside logarithms; variances have an epsilon of 1e-5 [deviations of 1e-6].
+
+The paper's body was not available: the form is that of the program.
 """
 
 import math
@@ -61,7 +87,7 @@ class UnifiedSSRConfig(ModelConfig):
     rec_uses_query_branch: bool = False
     """True: recommendation reads the searches. False as in the authors' program."""
     session_states: bool = False
-    """True: the mean of the session that holds a target's last event is added to its state, as in the authors' pre-training."""
+    """True: a state that lies in a window counts twice, as in the authors' program."""
     corr_weight: float = Field(0.1, ge=0)
     """Weight of the session loss (authors' program)."""
     search_weight: float = Field(0.1, ge=0)
@@ -72,9 +98,16 @@ class UnifiedSSRConfig(ModelConfig):
 class UnifiedState:
     """What scores are made of, and the windows for the session loss."""
 
-    vector: Tensor  # B T D      P, or w P + (1 - w) Q
-    windows: Tensor  # B T 2 2 D   means of (items, queries) x (first, second window); zeros where a task does not use them
-    length: Tensor  # B T 2      events in either sequence that target t sees
+    p: Tensor  # B T D      sqrt(D) P
+    q: Tensor  # B T D      sqrt(D) Q; zeros for a recommendation
+    share: Tensor  # B        w, 1 for a recommendation
+    windows: Tensor  # B T 2 2 D   means of (items, queries) x (first, second window); zeros where a window is empty
+
+    @property
+    def vector(self) -> Tensor:
+        """B T D: w P + (1 - w) Q."""
+        w = self.share[:, None, None]
+        return w * self.p + (1 - w) * self.q
 
 
 class UnifiedSSR(NeuralRecommender[UnifiedState]):
@@ -98,25 +131,33 @@ class UnifiedSSR(NeuralRecommender[UnifiedState]):
         inner = config.feed_width or 2 * d
         self.layers = nn.ModuleList(Layer(d, config.heads, inner, config.dropout) for _ in range(config.layers))
         self.norm = nn.LayerNorm(d)
-        self.sessions = SessionWindows(d)
         self.mix = nn.Parameter(torch.tensor(0.5))
         initialise(self)
+        self.sessions = SessionWindows(d)
 
     def encode(self, batch: Batch) -> UnifiedState:
         """Each row by its own task."""
         one = batch if self.config.causal else unpack(batch)
         b, t, d = *one.rec_seen.shape, self.config.width
         empty = self.norm.weight.new_zeros
-        found = [empty(b, t, d), empty(b, t, 2, 2, d), torch.stack([one.rec_seen, one.search_seen * (one.task == 1)[:, None]], 2)]
+        found = [empty(b, t, d), empty(b, t, d), empty(b, t, 2, 2, d)]
         for task, read in enumerate((self._recommendation, self._search)):
             rows = (one.task == task).nonzero().flatten()
             if len(rows):
                 part = read(Batch(**{f.name: getattr(one, f.name)[rows] for f in fields(one)}))
-                found[:2] = [whole.index_copy(0, rows, own) for whole, own in zip(found, part, strict=False)]
-        return UnifiedState(*(x.view(*batch.rec_seen.shape, *x.shape[2:]) for x in found))
+                found = [whole.index_copy(0, rows, own) for whole, own in zip(found, part, strict=True)]
+        p, q, windows = (x.view(*batch.rec_seen.shape, *x.shape[2:]) for x in found)
+        scale = math.sqrt(d)
+        return UnifiedState(scale * p, scale * q, torch.where(batch.task == 1, self._share(), 1.0), windows)
 
-    def _recommendation(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """P and its windows."""
+    def _share(self) -> Tensor:
+        """W. Training also moves what is learned back between the bounds, where it has a gradient again."""
+        if self.training:
+            self.mix.data.clamp_(0.1, 0.9)
+        return self.mix.clamp(0.1, 0.9)
+
+    def _recommendation(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """P, no Q, and the windows of P."""
         user = self.inputs.users(batch.user).unsqueeze(1)
         at = reach(batch.rec != 0, batch.rec_seen)
         items = self._tokens(self.inputs.items(batch.rec), user, at.position)
@@ -124,20 +165,20 @@ class UnifiedSSR(NeuralRecommender[UnifiedState]):
             searches = reach(batch.searched, batch.search_seen)
             other = self._tokens(self.inputs.searches(batch.query, batch.click), user, searches.position)
             sees = self._sees(search_before_click(batch), searches.visible)
-            states, vector = self._read_again(items, batch.rec != 0, user, at, other, sees)
+            states, p = self._read_again(items, batch.rec != 0, user, at, other, sees)
         else:
             causal = history_mask(batch.rec != 0, causal=True)
             sees = causal if self.config.causal else at.visible.expand_as(causal)
             states = self._encode(items, sees, items, sees)
-            vector = at.gather(states)
-        windows, vector = self._sessions(states, at, batch.rec_seen, vector)
-        return vector, torch.stack([windows, torch.zeros_like(windows)], 2)
+            p = at.gather(states)
+        windows, p = self._sessions(states, at, batch.rec_seen - 1, p)
+        return p, torch.zeros_like(p), torch.stack([windows, torch.zeros_like(windows)], 2)
 
-    def _search(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """W P + (1 - w) Q, and the windows of both."""
+    def _search(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """P, Q, and the windows of both. Clicks stand one place later than in a recommendation, as if after a start."""
         user = self.inputs.users(batch.user).unsqueeze(1)
         clicks, searches = reach(batch.rec != 0, batch.rec_seen), reach(batch.searched, batch.search_seen)
-        items = self._tokens(self.inputs.items(batch.rec), user, clicks.position)
+        items = self._tokens(self.inputs.items(batch.rec), user, clicks.position + 1)
         queries = torch.cat(
             [
                 self._tokens(self.inputs.queries(batch.query), user, searches.position),
@@ -150,12 +191,11 @@ class UnifiedSSR(NeuralRecommender[UnifiedState]):
             items, batch.rec != 0, user, clicks, queries, self._sees(before, searches.visible, own=True)
         )
         among = self._sees(history_mask(batch.searched, causal=True), searches.visible, own=True)
-        q = self._encode(queries, among, items, self._sees(~before.transpose(1, 2), clicks.visible))
-        q_states, q = q.split([batch.searched.shape[1], batch.search_seen.shape[1]], 1)
-        p_windows, p = self._sessions(p_states, clicks, batch.rec_seen, p)
+        q_states = self._encode(queries, among, items, self._sees(~before.transpose(1, 2), clicks.visible))
+        q_states, q = q_states.split([batch.searched.shape[1], batch.search_seen.shape[1]], 1)
+        p_windows, p = self._sessions(p_states, clicks, batch.rec_seen - 1, p)
         q_windows, q = self._sessions(q_states, searches, batch.search_seen, q)
-        w = self.mix.clamp(0.1, 0.9)
-        return w * p + (1 - w) * q, torch.stack([p_windows, q_windows], 2)
+        return p, q, torch.stack([p_windows, q_windows], 2)
 
     def _tokens(self, x: Tensor, user_B1D: Tensor, position: Tensor) -> Tensor:
         tokens = (x + user_B1D) * math.sqrt(self.config.width) + self.position[position]
@@ -194,12 +234,10 @@ class UnifiedSSR(NeuralRecommender[UnifiedState]):
         found: Tensor = self.norm(x)
         return found
 
-    def _sessions(self, states: Tensor, at: Reach, seen: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
-        """Means of a sequence's windows, and the state that goes with it."""
-        windows, hold_last = self.sessions(states, at, seen)
-        if self.config.session_states:
-            vector = vector + (windows * hold_last.unsqueeze(3)).sum(2)
-        return windows, vector
+    def _sessions(self, states: Tensor, at: Reach, earlier: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Means of the windows over the earlier events and the target's own state, and that state."""
+        windows, held = self.sessions(states, at, earlier.clamp(min=0), own)
+        return windows, own * (1 + held.unsqueeze(2)) if self.config.session_states else own
 
     def score(self, state: UnifiedState, items_BTCD: Tensor) -> Tensor:
         """B T C."""
@@ -210,24 +248,29 @@ class UnifiedSSR(NeuralRecommender[UnifiedState]):
         return state.vector.unsqueeze(2)
 
     def objective(self, batch: Batch, state: UnifiedState, kind: Kind = "group") -> dict[str, Tensor]:
-        """``original``: cross-entropies summed over the candidates, as the authors do."""
-        logits = self.score(state, self.items(batch.candidates))
+        """``original``: cross-entropies summed over the candidates, those of P and of Q mixed instead of their scores."""
+        items = self.items(batch.candidates)
         if kind == "original":
-            rank = ranking_loss(logits, batch.positive, batch.target_mask, "bce") * batch.candidates.shape[2]
+            w = state.share.mean()  # rows of one task have the same
+            p, q = (ranking_loss(dot(x, items), batch.positive, batch.target_mask, "bce") for x in (state.p, state.q))
+            rank = (w * p + (1 - w) * q) * batch.candidates.shape[2]
         else:
-            rank = ranking_loss(logits, batch.positive, batch.target_mask, self.config.loss)
+            rank = ranking_loss(self.score(state, items), batch.positive, batch.target_mask, self.config.loss)
         terms = {"rank": rank}
         if self.config.corr_weight > 0:
             terms["corr"] = self.config.corr_weight * self.correlation(state, batch.target_mask)
         return terms
 
     def correlation(self, state: UnifiedState, mask_BT: Tensor) -> Tensor:
-        """Neighbouring windows should differ, those of items and queries agree; sequences of one event have no neighbours."""
+        """Neighbouring windows should differ, those of items and queries agree; pairs with an empty window do not count."""
         first, second = state.windows.unbind(3)
-        intra = mean_over(F.cosine_similarity(first, second, dim=3).abs(), mask_BT.unsqueeze(2) & (state.length > 1))
         items, queries = state.windows.unbind(2)
-        inter = mean_over(F.cosine_similarity(items, queries, dim=3).mean(2), mask_BT & (state.length > 0).all(2))
-        return intra - inter
+
+        def mean(cosine: Tensor) -> Tensor:
+            return mean_over(cosine, mask_BT.view(*mask_BT.shape, *[1] * (cosine.dim() - 2)) & (cosine != 0))
+
+        intra = F.cosine_similarity(first, second, dim=3).abs()
+        return mean(intra[..., 0]) + mean(intra[..., 1]) - mean(F.cosine_similarity(items, queries, dim=3))
 
 
 class Layer(nn.Module):
