@@ -16,7 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from seerec.errors import SeerecError
+from seerec.errors import DiskError
 
 _PREFIX = ".partial-"
 _EXCHANGE = 2  # RENAME_EXCHANGE of linux/fs.h
@@ -36,18 +36,16 @@ def named_disk_errors(path: Path) -> Iterator[None]:
 
     Raises
     ------
-    SeerecError
+    DiskError
         Instead of the error of the disk.
     """
     try:
         yield
     except (OSError, SafetensorError) as error:
         if isinstance(error, FileExistsError | NotADirectoryError):
-            raise SeerecError(
-                f"Cannot write {path}: {error.filename} is a file, not a folder.", "Choose another place."
-            ) from error
+            raise DiskError(f"Cannot write {path}: {error.filename} is a file, not a folder.", "Choose another place.") from error
         reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise SeerecError(f"Cannot write {path}: {reason}.", "Free disk space or choose a folder you may write to.") from error
+        raise DiskError(f"Cannot write {path}: {reason}.", "Free disk space or choose a folder you may write to.") from error
 
 
 def _swap(one: Path, other: Path) -> bool:

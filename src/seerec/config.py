@@ -65,7 +65,7 @@ class BatchSettings(Settings):
     rows: int = Field(128, ge=1)
     """B, rows of a training batch (packed rows carry up to T targets each)."""
     negatives: int = Field(4, ge=1)
-    """Negatives of a training target, never an item of the user's own training events."""
+    """Negatives of a training target, not of the user's own training events unless the pool has hardly others."""
     fresh_negatives: bool = True
     """A28: drawn anew each epoch; False keeps a target's negatives, as the group's pre-drawn files do."""
     evaluation_rows: int = Field(512, ge=1)

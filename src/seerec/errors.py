@@ -1,4 +1,4 @@
-"""The one error a user ever sees: it names the cause and the fix."""
+"""The errors a user sees: each names the cause and the fix."""
 
 
 class SeerecError(Exception):
@@ -16,3 +16,7 @@ class SeerecError(Exception):
         super().__init__(f"{cause} {fix}")
         self.cause = cause
         self.fix = fix
+
+
+class DiskError(SeerecError):
+    """Something could not be written."""

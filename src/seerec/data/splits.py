@@ -81,13 +81,13 @@ def no_targets(
             for name, number in found.items()
             if number
         )
-        strict = settings.min_item_clicks > 1
-        return SeerecError(
-            f"The {split} split has no targets: of its {clicks} clicks none is left ({reasons}).",
-            "Lower the setting `min_item_clicks`, or give a longer log."
-            if strict
-            else "Give a longer log, or try `--repeats keep`.",
-        )
+        fix = "Give a longer log"
+        if settings.min_item_clicks > 1:
+            fix = "Lower the setting `min_item_clicks`, or give a longer log"
+        elif found.get("without_history"):
+            fix += " whose events have times of their own (one instant is no history of itself)"
+        fix += ", or try `--repeats keep`." if settings.repeats == "drop" else "."
+        return SeerecError(f"The {split} split has no targets: of its {clicks} clicks none is left ({reasons}).", fix)
     if settings.split == "leave-one-out":
         return SeerecError(
             f"The {split} split has no targets: every user has fewer than 3 clicked recommendations.",

@@ -69,7 +69,9 @@ class Evaluation:
             table = pq.read_table(folder / "targets.parquet")
             report = json.loads((folder / "report.json").read_text())
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise SeerecError(f"There is no evaluation in {folder}.", "Run `seerec evaluate RUN` first.") from error
+            raise SeerecError(
+                f"The evaluation in {folder} is missing or damaged.", "Run `seerec evaluate RUN`, which writes it anew."
+            ) from error
         columns = {name: table[name].to_numpy() for name in ("target", "user_id", "known", "greater", "ties")}
         facts = {name: value for name, value in report.items() if name not in ("all", "known", "unknown")}
         return cls(**columns, facts=facts)

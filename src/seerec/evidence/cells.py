@@ -11,13 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import seerec
 from seerec import artifact
 from seerec.data.candidates import load as load_candidates
 from seerec.data.corpus import Corpus
-from seerec.data.targets import Task
+from seerec.data.targets import Task, targets_at
 from seerec.errors import SeerecError
 from seerec.evaluation.evaluate import evaluate
 from seerec.evaluation.metrics import METRICS
@@ -49,6 +51,7 @@ class Work:
     def __init__(self, corpus: Corpus, shelf: Shelf, question: Question) -> None:
         self.corpus, self.shelf, self.question = corpus, shelf, question
         self.proposals = proposals(question.trials)
+        self._choices: dict[str, dict[str, Any]] = {}
         self._fixed = {
             key: {name: value for name, value in question.settings.items() if accepts(key, name, value)}
             for key in question.models
@@ -108,18 +111,20 @@ class Work:
 
     def choice(self, model: str) -> dict[str, Any]:
         """What the trials of a model chose, on validation alone; asked when all are recorded."""
-        kept = self.shelf.chosen(model)
-        if kept is not None:
-            return kept
-        records = [record for cell in self.trials(model) if (record := self.record(cell)) is not None]
-        best = choose(records, self.proposals)
-        settings = settings_of(model, self.proposals[best], self.fixed(model)) if records else {}
-        names = ("number", "asked", "value", "seconds", "stopped", "failed")
-        tried = [{name: record[name] for name in names} for record in records]
-        choice = {"model": model, "trial": best if records else None, "settings": settings, "trials": tried}
-        if records:
-            self.shelf.keep_chosen(model, choice)
-        return choice
+        if model not in self._choices:
+            records = [record for cell in self.trials(model) if (record := self.record(cell)) is not None]
+            best = choose(records, self.proposals) if records else None
+            settings = {} if best is None else settings_of(model, self.proposals[best], self.fixed(model))
+            names = ("number", "asked", "value", "seconds", "stopped", "failed")
+            tried = [{name: record[name] for name in names} for record in records]
+            self._choices[model] = {"trial": best, "settings": settings, "trials": tried}
+        return self._choices[model]
+
+    def users(self, task: Task) -> NDArray[np.int64]:
+        """n: a number for the user of each test target, in the order of the recorded ranks."""
+        row = targets_at(self.corpus, load_candidates(self.corpus, "test", task).target, task).row
+        names = self.corpus.table("rows")["user_id"].to_numpy(zero_copy_only=False)
+        return np.unique(names[row], return_inverse=True)[1]
 
     def do(self, cell: Cell, progress: Progress) -> dict[str, Any]:
         """Train, evaluate (seeds only) and record one cell; returns its record.

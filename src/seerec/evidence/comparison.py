@@ -11,7 +11,7 @@ from typing import Any
 from seerec.atomic import write_bytes
 from seerec.data.candidates import load as load_candidates
 from seerec.data.corpus import Corpus
-from seerec.errors import SeerecError
+from seerec.errors import DiskError, SeerecError
 from seerec.evidence import tables
 from seerec.evidence.cells import Work
 from seerec.evidence.plan import SECONDS, plan
@@ -87,6 +87,7 @@ class Comparison:
             Called after each cell with its record and ``finished`` and ``cells``, how many there are.
         """
         pin(self.out, self._facts)
+        self.table()  # a damaged record is found before anything is trained
         try:
             while rest := self._rest():
                 if not any(self._try(cell, progress, tell) for cell in rest) and self._rest():
@@ -121,7 +122,7 @@ class Comparison:
             try:
                 record = self.work.do(cell, _Named(progress, name))
             except Exception as error:
-                if isinstance(error, MemoryError | OSError) or isinstance(error.__cause__, OSError):
+                if isinstance(error, MemoryError | OSError | DiskError) or isinstance(error.__cause__, OSError):
                     raise  # the machine's doing: the next cell would end alike
                 self.broken[cell.name] = error.cause if isinstance(error, SeerecError) else f"{type(error).__name__}: {error}"
                 write_bytes(self.out / "broken" / f"{cell.name}.txt", traceback.format_exc().encode())

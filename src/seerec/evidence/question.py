@@ -67,7 +67,7 @@ def keys(models: str | Iterable[str]) -> tuple[str, ...]:
     """
     if models == "all":
         return tuple(key for key in MODELS if key not in FLOORS)
-    named = [key.strip() for key in models.split(",")] if isinstance(models, str) else list(models)
+    named = [key.strip() for key in models.split(",") if key.strip()] if isinstance(models, str) else list(models)
     for place, key in enumerate(named):
         model_class(key)
         if key in named[:place]:
@@ -147,7 +147,7 @@ def check(out: Path, facts: dict[str, Any]) -> None:
     """As ``pin``, without writing anything."""
     file, fix = out / "plan.json", "Ask the same again, or choose another --out."
     if not file.exists():
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and any(out.iterdir()) and not (out / "cells").is_dir():
             raise SeerecError(f"{out} exists and is not a comparison.", "Choose another --out.")
         return
     try:
@@ -155,7 +155,7 @@ def check(out: Path, facts: dict[str, Any]) -> None:
         before, now = pinned["question"], json.loads(json.dumps(facts["question"]))
         same = {name: (pinned.get(name), facts[name]) for name in ("kind", "format", "corpus_hash", "space")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SeerecError(f"{file} cannot be read ({type(error).__name__}).", "Choose another --out.") from error
+        raise SeerecError(f"{file} is damaged ({type(error).__name__}).", "Remove it: it is written again.") from error
     for name, (old, new) in same.items():
         if old != json.loads(json.dumps(new)):
             raise SeerecError(f"The comparison in {out} has another {name.replace('_', ' ')}.", "Choose another --out.")

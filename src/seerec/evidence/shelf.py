@@ -1,11 +1,12 @@
-"""The folder of a comparison: one record per finished cell, ranks as small integers, the targets once.
+"""The folder of a comparison: one record per finished cell, ranks as small integers.
 
 ``runs/MODEL/seed-0`` (the run), ``cells/MODEL-seed-0.json`` (its record, written last: a cell that has one is finished),
-``cells/MODEL-seed-0.npz`` (``greater`` and ``ties`` of every target), ``targets.npz`` (the targets and their users),
-``chosen/MODEL.json``. The files of search targets have ``-search`` in their name.
+``cells/MODEL-seed-0.npz`` (``greater`` and ``ties`` of every target of the corpus's test split, in its order; of search
+targets ``-search.npz``). A record holds a hash of itself and of its ranks, so that no damaged figure gets into a table.
 """
 
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -50,22 +51,24 @@ class Shelf:
         Raises
         ------
         SeerecError
-            The record is damaged, or of other settings.
+            The record is damaged, or answers another question.
         """
         file = self._record(cell)
         if not file.is_file():
             return None
-        fix = f"Remove {file.name} to run the cell again, or choose another --out."
         try:
-            record = json.loads(file.read_text())
-            different = [name for name, value in _plain(asked).items() if record[name] != value]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SeerecError(f"The record {file} is damaged ({type(error).__name__}).", fix) from error
-        if different:
-            name = different[0]
-            raise SeerecError(f"The record {file} is of another {name}: {record[name]}, not {_plain(asked)[name]}.", fix)
-        found: dict[str, Any] = record
-        return found
+            record = dict(json.loads(file.read_text()))
+            sound = record.pop("hash", None) == _hash(_canonical(record))
+        except (OSError, ValueError, TypeError) as error:
+            raise self._damaged(cell, file) from error
+        if not sound:
+            raise self._damaged(cell, file)
+        for name, value in _plain(asked).items():
+            if record.get(name) != value:
+                raise SeerecError(
+                    f"The record {file} answers another question: its {name} is {record.get(name)}, not {value}.", self._fix(cell)
+                )
+        return record
 
     def keep(self, cell: Cell, record: Mapping[str, Any], evaluations: Mapping[str, Evaluation]) -> None:
         """Record a finished cell with its test ranks by task; the record itself comes last.
@@ -73,34 +76,37 @@ class Shelf:
         Raises
         ------
         SeerecError
-            The targets are not those of the other cells, or the disk is full.
+            The disk is full.
         """
+        hashes = {}
         for task, found in evaluations.items():
-            self._keep_targets(task, found)
             ranks = {name: getattr(found, name) for name in ("greater", "ties")}
             small = {name: values.astype(np.min_scalar_type(int(values.max(initial=0)))) for name, values in ranks.items()}
-            write_bytes(self._ranks(cell, task), _npz(small))
-        write_json(self._record(cell), {"kind": "seerec-cell", "format": FORMAT, **record})
+            content = _npz(small)
+            hashes[task] = _hash(content)
+            write_bytes(self._ranks(cell, task), content)
+        whole = _plain({"kind": "seerec-cell", "format": FORMAT, **record, "ranks": hashes})
+        write_json(self._record(cell), {**whole, "hash": _hash(_canonical(whole))})
 
-    def ranks(self, cell: Cell, task: str) -> Ranks | None:
-        """``greater`` and ``ties`` of a cell, n each, or None where it has none for this task."""
-        return self._arrays(self._ranks(cell, task))
+    def ranks(self, cell: Cell, record: Mapping[str, Any], task: str) -> Ranks | None:
+        """``greater`` and ``ties`` of a recorded cell, n each, or None where it has none for this task.
 
-    def targets(self, task: str) -> Ranks | None:
-        """``target`` (position in the corpus), ``user`` (a number for each) and ``known``, n each; None before any."""
-        return self._arrays(self._targets(task))
-
-    def chosen(self, model: str) -> dict[str, Any] | None:
-        """What tuning chose for a model, or None before."""
-        file = self.out / "chosen" / f"{model}.json"
+        Raises
+        ------
+        SeerecError
+            The file is missing, or not the one that was recorded.
+        """
+        if task not in record["ranks"]:
+            return None
+        file = self._ranks(cell, task)
         try:
-            return dict(json.loads(file.read_text())) if file.is_file() else None
-        except (OSError, ValueError, TypeError) as error:
-            raise SeerecError(f"{file} is damaged ({type(error).__name__}).", "Remove it: the trials are recorded.") from error
-
-    def keep_chosen(self, model: str, choice: Mapping[str, Any]) -> None:
-        """Record what tuning chose."""
-        write_json(self.out / "chosen" / f"{model}.json", choice)
+            content = file.read_bytes()
+        except OSError as error:
+            raise self._damaged(cell, file) from error
+        if _hash(content) != record["ranks"][task]:
+            raise self._damaged(cell, file)
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
 
     @contextmanager
     def claimed(self, cell: Cell) -> Iterator[bool]:
@@ -123,39 +129,28 @@ class Shelf:
 
     def clean(self) -> None:
         """Remove what killed writers left. For one process alone in the folder."""
-        for folder in (self.out, self.out / "cells", self.out / "chosen"):
+        for folder in (self.out, self.out / "cells"):
             remove_partials(folder)
 
     def _record(self, cell: Cell) -> Path:
         return self.out / "cells" / f"{cell.name}.json"
 
     def _ranks(self, cell: Cell, task: str) -> Path:
-        return self.out / "cells" / f"{cell.name}{_suffix(task)}.npz"
+        return self.out / "cells" / f"{cell.name}{'' if task == 'recommendation' else f'-{task}'}.npz"
 
-    def _targets(self, task: str) -> Path:
-        return self.out / f"targets{_suffix(task)}.npz"
+    def _damaged(self, cell: Cell, file: Path) -> SeerecError:
+        return SeerecError(f"{file} is damaged or missing.", self._fix(cell))
 
-    def _keep_targets(self, task: str, found: Evaluation) -> None:
-        user = np.unique(found.user_id, return_inverse=True)[1]
-        kept = self.targets(task)
-        if kept is None:
-            arrays: Ranks = {"target": found.target, "user": user.astype(np.int32), "known": found.known}
-            write_bytes(self._targets(task), _npz(arrays))
-        elif not (np.array_equal(kept["target"], found.target) and np.array_equal(kept["user"], user)):
-            raise SeerecError(f"The test targets in {self.out} are of another corpus.", "Choose another --out.")
-
-    def _arrays(self, file: Path) -> Ranks | None:
-        if not file.is_file():
-            return None
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, EOFError, KeyError) as error:
-            raise SeerecError(f"{file} is damaged.", "Remove it with the cell's .json, and the cell is run again.") from error
+    def _fix(self, cell: Cell) -> str:
+        return f"Remove {self._record(cell)} to run the cell again, or choose another --out."
 
 
-def _suffix(task: str) -> str:
-    return "" if task == "recommendation" else f"-{task}"
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _canonical(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, sort_keys=True).encode()
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def standing(work: Work, reference: str, broken: Mapping[str, str]) -> dict[str,
     Raises
     ------
     SeerecError
-        A record is damaged or of other settings.
+        A record is damaged or answers another question.
     """
     question = work.question
     seeds = {
@@ -71,7 +71,8 @@ def _model(
 ) -> dict[str, Any]:
     """What is the same for every task: seeds, time, size, choice, validation."""
     metric = _metric(work)
-    choice = work.shelf.chosen(model)
+    tuned = work.trials(model) and all(map(work.shelf.has, work.trials(model)))
+    choice = work.choice(model) if tuned else None
     stages = sorted({stage for record in finished for stage in record["validation"]})
     validation = {}
     for stage in stages:
@@ -97,19 +98,18 @@ def _model(
 
 
 def _task(
-    work: Work, task: str, wanted: list[str], seeds: Mapping[str, list[tuple[Cell, dict[str, Any]]]], reference: str
+    work: Work, task: Task, wanted: list[str], seeds: Mapping[str, list[tuple[Cell, dict[str, Any]]]], reference: str
 ) -> dict[str, Any]:
     """The rows of one task. A reference that does not do the task gives way to the first model that does."""
     reference = reference if reference in wanted else wanted[0]
-    targets = work.shelf.targets(task)
-    user = np.zeros(0, np.int32) if targets is None else targets["user"]
+    user = work.users(task)
     measured: dict[str, dict[str, Measured]] = {}
     report: dict[str, Any] = {}
     for model in wanted:
         vectors = []
         for cell, record in seeds[model]:
-            ranks = work.shelf.ranks(cell, task)
-            if record["failed"] is None and ranks is not None:
+            ranks = work.shelf.ranks(cell, record, task)
+            if ranks is not None:
                 vectors.append(per_target(ranks["greater"], ranks["ties"]))
                 report = record["test"][task]
         if vectors:

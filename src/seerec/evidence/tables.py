@@ -121,6 +121,7 @@ def notes(document: Mapping[str, Any], task: str) -> list[str]:
     lines = [f"{found['targets']:,} test targets of {found['users']:,} users {among}."] if found["targets"] else []
     lines += [
         f"Mean ± standard deviation over seeds; {tuned}.",
+        "Seconds: time by the clock for training one seed, validation included; limits count processor time of training.",
         "Users are paired after averaging over seeds; Holm over all rows, a missing one counting as p = 1; better or worse "
         "also needs a difference over twice the seed standard error.",
     ]

@@ -181,7 +181,8 @@ def _step(stage: Stage, position: Position, given: tuple[Batch, ...]) -> dict[st
     if not math.isfinite(report["loss"]):
         raise SeerecError(
             f"The loss is {report['loss']} at stage {stage.number}, epoch {position.epoch + 1}, step {position.step + 1}.",
-            "Lower the learning rate (`--set learning_rate=...`) and start anew.",
+            f"Lower the learning rate (`--set {'reinforce.' * (stage.number == 2)}learning_rate=...`) or a setting far from "
+            "its default, and start anew.",
         )
     return report
 

@@ -17,6 +17,8 @@ Overrides = dict[str, Any]
 
 PRESETS: dict[str, dict[str, tuple[Overrides, Overrides]]] = {
     "best": {
+        "gru4rec": ({"embedding_std": 0.1}, {"objective": "original"}),
+        "nrhub": ({"embedding_std": 0.1}, {"objective": "original"}),
         "lcr-ser": (
             {
                 "scorer": "mlp+dot",
