@@ -122,5 +122,5 @@ def test_other_candidates_or_another_corpus_are_refused(copied, tiny_settings, t
         seerec.evaluate(run, split="train")
     with pytest.raises(SeerecError, match="no model of stage 2"):
         seerec.evaluate(run, stage=2)
-    with pytest.raises(SeerecError, match="no evaluation"):
+    with pytest.raises(SeerecError, match="missing or damaged"):
         Evaluation.load(tmp_path)
