@@ -125,7 +125,7 @@ class TrainSettings(Settings):
     objective: Literal["group", "original"] = "group"
     """group: the 1:n ranking loss that all models of the paper's authors share, plus a model's own terms. original: the
     objective of the model's own paper."""
-    epochs: int = Field(60, ge=1)
+    epochs: int = Field(200, ge=1)
     """At most; early stopping usually ends sooner."""
     max_minutes: float | None = Field(None, gt=0)
     """A stage ends, with a validation, when it has trained so long, in processor time of the training thread over all its
@@ -134,6 +134,9 @@ class TrainSettings(Settings):
     """Train and validate on this many users, drawn at random, the same ones for every model; None: all."""
     patience: int = Field(5, ge=1)
     """Epochs without a new best validation metric before stopping (5 in the group's programs)."""
+    patience_steps: int = Field(200, ge=1)
+    """An epoch of fewer steps counts as that share of one for ``patience`` and ``decay_patience``: on a small log epochs are
+    short, and models need hundreds of steps before they rise above popularity. 1: every epoch counts."""
     learning_rate: float = Field(1e-3, gt=0, le=100)
     """Adam (1e-3 in the group's programs)."""
     schedule: Literal["plateau", "constant"] = "plateau"

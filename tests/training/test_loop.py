@@ -79,6 +79,13 @@ def test_training_stops_when_the_metric_stays_below_its_best(tmp_path):
     assert [record["best"] for record in records(tmp_path, "val")] == [True, True, False, False]
 
 
+@pytest.mark.parametrize(("steps", "epochs"), [(1, 4), (3, 4), (6, 6), (7, 7)])
+def test_a_short_epoch_counts_as_a_share_of_one(tmp_path, steps, epochs):
+    """Two epochs of patience: from the best at the second, so many of three steps each."""
+    _, position, _ = play(tmp_path, [0.1, 0.3] + [0.2] * 9, patience=2, patience_steps=steps)
+    assert position.epoch == epochs
+
+
 def test_the_last_epoch_ends_it_too(tmp_path):
     _, position, kept = play(tmp_path, [0.1, 0.2])
     assert (position.epoch, position.updates, kept) == (2, 6, [0.1, 0.2])

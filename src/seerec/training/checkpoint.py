@@ -29,9 +29,9 @@ class Position:
     """Optimiser steps since the stage began."""
     best: float = float("-inf")
     best_epoch: int = -1
-    stale: int = 0
-    """Epochs since the best."""
-    plateau: int = 0
+    stale: float = 0.0
+    """Epochs since the best; a short one counts as a share."""
+    plateau: float = 0.0
     """Epochs since the best or the last decay of the rate."""
     rate_scale: float = 1.0
     sums: dict[str, float] = field(default_factory=dict)

@@ -69,6 +69,8 @@ class Stage:
     decay: float | None = None
     """Factor on the rate after ``decay_patience`` epochs without a new best; None: constant rate."""
     decay_patience: int = 3
+    patience_steps: int = 1
+    """An epoch of fewer steps counts as that share of one for both kinds of patience."""
     min_learning_rate: float = 0.0
     steps_per_epoch: int | None = None
     validate_first: bool = False
@@ -97,7 +99,7 @@ def _begin(stage: Stage, folder: Path, journal: Journal) -> Position:
         return Position(stage.number, finished=True)
     position = Position(stage.number, log_bytes=journal.length)
     if stage.validate_first:
-        _judge(stage, position, journal, stage.validate(), epoch=-1)
+        _judge(stage, position, journal, stage.validate(), epoch=-1, steps=0)
     position.finished = stage.epochs == 0
     return position
 
@@ -138,7 +140,7 @@ def _epoch(
                 saved = time.monotonic()
     means = {name: value / max(position.step, 1) for name, value in position.sums.items()}
     journal.write({"stage": stage.number, "epoch": position.epoch, "kind": "train", **means})
-    _judge(stage, position, journal, stage.validate(), position.epoch)
+    _judge(stage, position, journal, stage.validate(), position.epoch, position.step)
     _decay(stage, position)
     _spend(stage, position, clock)
     position.epoch, position.step, position.sums = position.epoch + 1, 0, {}
@@ -192,15 +194,16 @@ def _rate(stage: Stage, position: Position) -> float:
     return max(stage.learning_rate * position.rate_scale, min(stage.min_learning_rate, stage.learning_rate)) * warm
 
 
-def _judge(stage: Stage, position: Position, journal: Journal, metrics: dict[str, float], epoch: int) -> None:
-    """Record a validation; keep the model if it is the best so far."""
+def _judge(stage: Stage, position: Position, journal: Journal, metrics: dict[str, float], epoch: int, steps: int) -> None:
+    """Record a validation after ``steps``; keep the model if it is the best so far."""
     best = metrics[stage.metric] > position.best
     if best:
-        position.best, position.best_epoch, position.stale, position.plateau = metrics[stage.metric], epoch, 0, 0
+        position.best, position.best_epoch, position.stale, position.plateau = metrics[stage.metric], epoch, 0.0, 0.0
         stage.keep_best(metrics)
     else:
-        position.stale += 1
-        position.plateau += 1
+        counts = min(1.0, steps / stage.patience_steps)
+        position.stale += counts
+        position.plateau += counts
     rate = _rate(stage, position)
     journal.write({"stage": stage.number, "epoch": epoch, "kind": "val", "rate": rate, "best": best, **metrics})
 
@@ -208,4 +211,4 @@ def _judge(stage: Stage, position: Position, journal: Journal, metrics: dict[str
 def _decay(stage: Stage, position: Position) -> None:
     if stage.decay is not None and position.plateau >= stage.decay_patience:
         position.rate_scale *= stage.decay
-        position.plateau = 0
+        position.plateau = 0.0

@@ -211,6 +211,7 @@ class _Work:
                 warmup_steps=s.warmup_steps,
                 decay=s.decay if s.schedule == "plateau" else None,
                 decay_patience=s.decay_patience,
+                patience_steps=s.patience_steps,
                 min_learning_rate=s.min_learning_rate,
             )
         )
