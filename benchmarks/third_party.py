@@ -161,7 +161,7 @@ def train_theirs(corpus: seerec.Corpus, key: str, seed: int, folder: Path, patie
             best, since, weights = value, 0, copy.deepcopy(theirs.model.state_dict())
         print(f"{key} of RecBole, epoch {epoch}: NDCG@5 {value:.4f}, best {best:.4f}", flush=True)
     theirs.model.load_state_dict(weights)
-    users = corpus.table("rows")["user_id"].to_numpy(zero_copy_only=False)[test.row]
+    users = corpus.user_ids[test.row]
     facts = {"model": f"recbole {key}", "validation": best, "epochs": epoch, "seconds": round(time.process_time() - began)}
     sampled = rank_candidates(theirs, test, CPU, progress)
     for name, ranks in (("sampled", sampled), ("full", rank_catalogue(theirs, corpus, test, CPU, progress))):

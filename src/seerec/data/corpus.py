@@ -219,6 +219,11 @@ class Corpus:
         """Q int64: the row of each search."""
         return np.repeat(np.arange(len(self.row_user)), np.diff(self.search_offset))
 
+    @cached_property
+    def user_ids(self) -> NDArray[np.object_]:
+        """P text: the raw user id of each row."""
+        return self.table("rows")["user_id"].to_numpy(zero_copy_only=False)
+
     def targets(self, split: str) -> NDArray[np.int64]:
         """Positions (into ``rec_item``) of the targets of a split: train, val or test."""
         return np.flatnonzero(self.rec_role == SPLITS[split])

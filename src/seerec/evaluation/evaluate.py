@@ -84,11 +84,10 @@ def evaluate(
         greater, ties = rank_catalogue(model, data, batches, place, progress)
     else:
         greater, ties = rank_candidates(model, batches, place, progress)
-    names = data.table("rows")["user_id"].to_numpy(zero_copy_only=False)
     number = int(loaded.manifest.get("stage", 1))
     result = Evaluation(
         target=np.asarray(batches.target),
-        user_id=names[batches.row],
+        user_id=data.user_ids[batches.row],
         known=np.asarray(data.row_user)[batches.row] != UNKNOWN,
         greater=greater,
         ties=ties,

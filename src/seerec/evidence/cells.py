@@ -123,8 +123,7 @@ class Work:
     def users(self, task: Task) -> NDArray[np.int64]:
         """n: a number for the user of each test target, in the order of the recorded ranks."""
         row = targets_at(self.corpus, load_candidates(self.corpus, "test", task).target, task).row
-        names = self.corpus.table("rows")["user_id"].to_numpy(zero_copy_only=False)
-        return np.unique(names[row], return_inverse=True)[1]
+        return np.unique(self.corpus.user_ids[row], return_inverse=True)[1]
 
     def do(self, cell: Cell, progress: Progress) -> dict[str, Any]:
         """Train, evaluate (seeds only) and record one cell; returns its record.
