@@ -63,7 +63,11 @@ class Work:
 
     def ready(self, cell: Cell) -> bool:
         """A seed waits for all trials of its model."""
-        return cell.kind == "trial" or all(self.shelf.has(trial) for trial in self.trials(cell.model))
+        return cell.kind == "trial" or self.tuned(cell.model)
+
+    def tuned(self, model: str) -> bool:
+        """Whether every trial of a model is recorded."""
+        return all(map(self.shelf.has, self.trials(model)))
 
     def trials(self, model: str) -> list[Cell]:
         """The trials of a model."""

@@ -92,9 +92,10 @@ class Comparison:
             while rest := self._rest():
                 if not any(self._try(cell, progress, tell) for cell in rest) and self._rest():
                     time.sleep(POLL)
-        finally:
+        except BaseException:
             with contextlib.suppress(SeerecError):  # what is being raised matters more
                 tables.write(self.out, self.table())
+            raise
         document = self.table()
         tables.write(self.out, document)
         return document

@@ -56,8 +56,7 @@ def standing(work: Work, reference: str, broken: Mapping[str, str]) -> dict[str,
 
 def _seeds(work: Work, model: str) -> list[Cell]:
     """The seeds of a model that can have been recorded: none before its trials are."""
-    found = [Cell(model, "seed", number) for number in range(work.question.seeds)]
-    return found if work.ready(found[0]) else []
+    return [Cell(model, "seed", number) for number in range(work.question.seeds)] if work.tuned(model) else []
 
 
 def _metric(work: Work) -> str:
@@ -71,8 +70,7 @@ def _model(
 ) -> dict[str, Any]:
     """What is the same for every task: seeds, time, size, choice, validation."""
     metric = _metric(work)
-    tuned = work.trials(model) and all(map(work.shelf.has, work.trials(model)))
-    choice = work.choice(model) if tuned else None
+    choice = work.choice(model) if work.trials(model) and work.tuned(model) else None
     stages = sorted({stage for record in finished for stage in record["validation"]})
     validation = {}
     for stage in stages:
