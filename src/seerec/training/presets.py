@@ -22,6 +22,7 @@ PRESETS: dict[str, dict[str, tuple[Overrides, Overrides]]] = {
         "bert4rec": ({}, {"objective": "original"}),
         "cl4srec": ({}, {"objective": "original"}),
         "nrhub": ({"embedding_std": 0.1}, {"objective": "original"}),
+        "user": ({"embedding_std": 0.1}, {}),
         "lcr-ser": (
             {
                 "scorer": "mlp+dot",
