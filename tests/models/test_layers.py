@@ -129,12 +129,12 @@ def test_own_vectors_are_one_context_with_the_history():
     attention = Attention(8, 2, 0.0).double()
     history, own, query = torch.randn(2, 4, 8).double(), torch.randn(2, 3, 2, 8).double(), torch.randn(2, 3, 8).double()
     visible = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]).bool().expand(2, 3, 4)
-    two = append(append(None, attention.own(own[:, :, 0])), attention.own(own[:, :, 1]))
-    out, weights = attention(query, attention.history(history), visible, two)
+    two = append(append(None, attention.own_keys_values(own[:, :, 0])), attention.own_keys_values(own[:, :, 1]))
+    out, weights = attention(query, attention.keys_values(history), visible, two)
     for row, m in torch.ones(2, 3).nonzero().tolist():
         context = torch.cat([history[row][visible[row, m]], own[row, m]])[None]
         every = torch.ones(1, 1, len(context), dtype=torch.bool)
-        alone, alone_weights = attention(query[row, m][None, None], attention.history(context), every)
+        alone, alone_weights = attention(query[row, m][None, None], attention.keys_values(context), every)
         torch.testing.assert_close(out[row, m], alone[0, 0])
         n = int(visible[row, m].sum())
         torch.testing.assert_close(weights[row, m, :n], alone_weights[0, 0, :n])

@@ -1,11 +1,11 @@
 """The same small search of settings for every model, on validation alone.
 
 One sequence of values for all: trial 0 is the preset's own setting; trial k > 0 sets a learning rate and changes three
-other settings. All settings in turn are changed once before any is changed twice, in a shuffled order, and the values are the k-th that
-Optuna's seeded random sampler proposes. A point drawn in all settings at once is far from every good one, and five of those
-teach little. The sampler does not look at results: one that does would give every model another sequence; this one gives
-all models equal care, lets any process run any trial, and proposes the same after a restart. What a model has not, or
-does not take, is left out for it by name and keeps the preset's value.
+other settings. All settings in turn are changed once before any is changed twice, in a shuffled order, and the values are
+the k-th that Optuna's seeded random sampler proposes. A point drawn in all settings at once is far from every good one, and
+five of those teach little. The sampler does not look at results: one that does would give every model another sequence;
+this one gives all models equal care, lets any process run any trial, and proposes the same after a restart. What a model has
+not, or does not take, is left out for it by name and keeps the preset's value.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,11 +48,13 @@ def proposals(trials: int) -> list[dict[str, Any]]:
     """The values of each trial by setting, the same for every model; those of trial 0 are empty."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=SEED))
-    drawn = [study.ask(SPACE).params for _ in range(trials - 1)]
     rate, *others = SPACE
     turns = cycle(np.random.default_rng(SEED).permutation(others).tolist())
-    changed = [{rate, *islice(turns, CHANGES)} for _ in drawn]
-    return [{}, *({name: point[name] for name in SPACE if name in names} for point, names in zip(drawn, changed, strict=True))][:trials]
+    points: list[dict[str, Any]] = [{}]
+    for _ in range(trials - 1):
+        drawn, changed = study.ask(SPACE).params, {rate, *islice(turns, CHANGES)}
+        points.append({name: drawn[name] for name in SPACE if name in changed})
+    return points[:trials]
 
 
 def settings_of(key: str, proposal: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from seerec.batch import Batch
 from seerec.models.layers import MASKED
-from seerec.models.losses import in_batch
+from seerec.models.losses import evenly, info_nce
 
 _PAIRS = 2048  # more of them cost time and memory, not accuracy: logits are pairs times negatives
 _CODE = 6364136223846793005  # odd, so that its powers (modulo 2 ** 64) tell word ids and places apart
@@ -61,7 +61,7 @@ class QueryItemAlignment(nn.Module):
         vectors = items(pool)
         # Pairs, as indices into both.
         click = batch.click[shown_BS]
-        row, column = _spread(click.nonzero(), _PAIRS).unbind(1)
+        row, column = evenly(click.nonzero(), _PAIRS).unbind(1)
         query, item = same[row], torch.searchsorted(pool, click[row, column])
         to_item = self._contrast(queries, query, vectors, item)
         to_query = self._contrast(vectors, item, queries, query)
@@ -69,7 +69,7 @@ class QueryItemAlignment(nn.Module):
 
     def _contrast(self, anchors: Tensor, anchor: Tensor, others: Tensor, partner: Tensor) -> Tensor:
         """A loss per pair (``anchor``, ``partner``), indices into the vectors; negatives are spread evenly over ``others``."""
-        chosen = _spread(torch.arange(len(others), device=anchor.device), self.negatives)
+        chosen = evenly(torch.arange(len(others), device=anchor.device), self.negatives)
         count = len(chosen)
         used, row = anchor.unique(return_inverse=True)
         place = torch.searchsorted(chosen, partner)
@@ -81,12 +81,6 @@ class QueryItemAlignment(nn.Module):
         negative = self.temperature((anchors[used] @ matched[chosen].T).tanh()).masked_fill(own[:, :-1], MASKED)
         positive = self.temperature((anchors[anchor] * matched[partner]).sum(1).tanh())
         return torch.logaddexp(negative.logsumexp(1)[row], positive) - positive
-
-
-def _spread(rows: Tensor, most: int) -> Tensor:
-    """At most so many rows, evenly spread."""
-    count = min(most, len(rows))
-    return rows[torch.arange(count, device=rows.device) * len(rows) // max(count, 1)]
 
 
 class ViewContrast(nn.Module):
@@ -102,4 +96,4 @@ class ViewContrast(nn.Module):
         views, partners = torch.cat([a_ND, b_ND]), torch.cat([b_ND, a_ND])
         similarity = self.temperature((views @ self.match(partners).T).tanh())
         not_itself = ~torch.eye(len(views), dtype=torch.bool, device=views.device).roll(len(a_ND), 1)
-        return in_batch(similarity, not_itself).sum() / max(1, len(views))
+        return info_nce(similarity, not_itself).sum() / max(1, len(views))

@@ -13,7 +13,7 @@ from seerec.batch import Batch
 from seerec.config import Settings
 from seerec.models.inputs import InputLayer
 from seerec.models.layers import MASKED
-from seerec.models.losses import mean_over, ranking_loss
+from seerec.models.losses import evenly, mean_over, ranking_loss
 
 State = TypeVar("State")
 Kind = Literal["group", "original"]
@@ -177,12 +177,6 @@ def shared_negatives(batch: Batch, most: int) -> Tensor:
     """At most ``most`` negatives of a batch's targets, evenly over its rows."""
     keep = torch.ones_like(batch.candidates, dtype=torch.bool).scatter_(2, batch.positive.unsqueeze(2), False)
     return evenly(batch.candidates[keep & batch.target_mask.unsqueeze(2)], most)
-
-
-def evenly(ids_M: Tensor, most: int) -> Tensor:
-    """At most ``most`` of M ids, equally far apart from the first to the last."""
-    count = min(most, len(ids_M))
-    return ids_M[torch.arange(count, device=ids_M.device) * len(ids_M) // max(count, 1)]
 
 
 class Trajectory(NamedTuple):

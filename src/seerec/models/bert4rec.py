@@ -123,8 +123,8 @@ class BERT4Rec(SequentialRecommender[SequenceState]):
             x = block(x, mask)
         top = cast(EncoderLayer, self.blocks[-1])
         at = x.gather(1, wanted.unsqueeze(2).expand(-1, -1, x.shape[2]))
-        update, _ = top.attention(at, top.attention.history(x), mask[:, : wanted.shape[1]])
-        at = top.feed(top.join(at, update, top.norm_attention))
+        # Without a causal mask all queries of a row see the same slots, so any rows of its mask will do.
+        at = top.read(at, top.attention.keys_values(x), mask[:, : wanted.shape[1]])
         vector = self.norm_head(F.gelu(self.head(at))).view(b, -1, x.shape[2])
         if self.inputs.item_bias is not None:
             vector = F.pad(vector, (0, 1), value=1.0)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from seerec.batch import Batch
 from seerec.models.base import Kind, Vocabulary
 from seerec.models.layers import reach
-from seerec.models.losses import in_batch, mean_over
+from seerec.models.losses import info_nce, mean_over
 from seerec.models.sasrec import SASRec, SASRecConfig
 from seerec.models.sequential import Sequence, SequenceState
 from seerec.models.unpacking import last_target
@@ -87,7 +87,7 @@ class CL4SRec(SASRec):
         if not self.config.same_target_negatives:
             item = last.positive_item.squeeze(1).repeat(2)
             allowed = allowed & (item[partner] != item.unsqueeze(1))
-        return mean_over(in_batch(z @ z[partner].T / self.config.temperature, allowed), usable)
+        return mean_over(info_nce(z @ z[partner].T / self.config.temperature, allowed), usable)
 
     def view(self, sequence: Sequence, length: Tensor, operator: Tensor) -> Tensor:
         """Last state of one view of each row's first ``length`` events, B D."""

@@ -57,7 +57,7 @@ def readers(sides: dict[str, LatentSide], own_source: dict[str, str], depth: int
 def project(sides: dict[str, LatentSide], own_source: dict[str, str], inputs: dict[str, list[Tensor]]) -> dict[Key, KeysValues]:
     """Keys and values of both histories for every reader; ``inputs`` is side -> per layer B L D."""
     return {
-        key: attention.history(sides[source].layer(depth).context(inputs[source][depth]))
+        key: attention.keys_values(sides[source].layer(depth).context(inputs[source][depth]))
         for depth in range(len(inputs["r"]))
         for key, source, attention in readers(sides, own_source, depth)
     }
@@ -78,7 +78,7 @@ class Contexts:
         """Append this step's inputs (side -> B M D)."""
         for key, source, attention in readers(self._sides, self._own_source, depth):
             if key[0] in self._kinds:
-                fresh = attention.own(self._sides[source].layer(depth).context(x[source]))
+                fresh = attention.own_keys_values(self._sides[source].layer(depth).context(x[source]))
                 self._own[key] = append(self._own.get(key), fresh)
 
     def own(self, reader: str, side: str, depth: int, *, drop_last: bool = False) -> KeysValues | None:

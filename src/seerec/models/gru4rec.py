@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seerec.batch import Batch
-from seerec.models.base import Kind, Vocabulary, evenly, shared_negatives
+from seerec.models.base import Kind, Vocabulary, shared_negatives
 from seerec.models.layers import MASKED, dropout, initialise
-from seerec.models.losses import mean_over
+from seerec.models.losses import evenly, mean_over
 from seerec.models.sequential import SequenceState, SequentialConfig, SequentialRecommender
 
 

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from seerec.batch import Batch
 from seerec.models.base import Kind, ReasoningRecommender, Trajectory, Vocabulary
 from seerec.models.layers import EncoderLayer, Reach, dropout, history_mask, initialise, initialise_normal
-from seerec.models.losses import in_batch, mean_over
+from seerec.models.losses import info_nce, mean_over
 from seerec.models.sequential import SequenceState, SequentialConfig, SequentialRecommender
 
 _RATE_STD = 0.5  # of the logarithm of the rate; its mean is shifted so that the rate's own mean is m
@@ -253,7 +253,7 @@ class LARES(ReasoningRecommender[LARESState], SequentialRecommender[LARESState])
         if not self.config.same_item_negatives:
             allowed = allowed & (item.unsqueeze(-1) != item.unsqueeze(-2))
         similarity = a @ b.mT / self.config.temperature
-        return (in_batch(similarity, allowed) + in_batch(similarity.mT, allowed)) / 2
+        return (info_nce(similarity, allowed) + info_nce(similarity.mT, allowed)) / 2
 
 
 def same_next_item(batch: Batch) -> tuple[Tensor, Tensor]:

@@ -90,11 +90,11 @@ class Attention(nn.Module):
         self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
 
-    def history(self, x_BLD: Tensor) -> KeysValues:
+    def keys_values(self, x_BLD: Tensor) -> KeysValues:
         """Keys and values of a history, B h L e each."""
         return KeysValues(*(self._split(f(x_BLD)).transpose(1, 2) for f in (self.key, self.value)))
 
-    def own(self, x_BMD: Tensor) -> KeysValues:
+    def own_keys_values(self, x_BMD: Tensor) -> KeysValues:
         """Keys and values of one own vector per query, B h M 1 e each."""
         return KeysValues(*(self._split(f(x_BMD)).transpose(1, 2).unsqueeze(3) for f in (self.key, self.value)))
 
@@ -170,8 +170,13 @@ class EncoderLayer(nn.Module):
     def forward(self, x_BLD: Tensor, visible_BLL: Tensor) -> Tensor:
         """The whole layer over a history."""
         context = self.context(x_BLD)
-        update, _ = self.attention(context, self.attention.history(context), visible_BLL)
+        update, _ = self.attention(context, self.attention.keys_values(context), visible_BLL)
         return self.feed(self.join(x_BLD, update, self.norm_attention))
+
+    def read(self, x_BMD: Tensor, history: KeysValues, visible_BML: Tensor, own: KeysValues | None = None) -> Tensor:
+        """The whole layer for M queries that read a history (and each something of its own), which are already projected."""
+        update, _ = self.attention(self.context(x_BMD), history, visible_BML, own)
+        return self.feed(self.join(x_BMD, update, self.norm_attention))
 
 
 def history_mask(present_BL: Tensor, causal: bool) -> Tensor:

@@ -189,7 +189,7 @@ class LCRSER(ReasoningRecommender[LCRState]):
             return (f if self.config.twin == "skip_norm" else layer.join(f, torch.zeros_like(f), norm)), None
         own = contexts.own("cross", side, depth) if self.config.cross_steps else None
         if fresh is not None:
-            own = append(own, attention.own(self.search.layer(depth).context(fresh)))
+            own = append(own, attention.own_keys_values(self.search.layer(depth).context(fresh)))
         query = norm(f) if self.config.block == "pre" else f
         update, weights = attention(query, contexts.history["cross", side, depth], visible[OTHER[side]], own)
         return layer.join(f, update, norm), weights

@@ -24,7 +24,7 @@ def ranking_loss(logits_BTC: Tensor, positive_BT: Tensor, mask_BT: Tensor, kind:
     return mean_over(F.binary_cross_entropy_with_logits(logits_BTC, label, reduction="none").mean(-1), mask_BT)
 
 
-def in_batch(similarity_MM: Tensor, allowed_MM: Tensor | None = None) -> Tensor:
+def info_nce(similarity_MM: Tensor, allowed_MM: Tensor | None = None) -> Tensor:
     """InfoNCE over M pairs: row i's partner is column i; returns M losses. Axes before the last two are batches of their own.
 
     ``allowed`` (bool) says which other columns are negatives; None: all.
@@ -33,3 +33,9 @@ def in_batch(similarity_MM: Tensor, allowed_MM: Tensor | None = None) -> Tensor:
         own = torch.eye(similarity_MM.shape[-1], dtype=torch.bool, device=similarity_MM.device)
         similarity_MM = similarity_MM.masked_fill(~(allowed_MM | own), MASKED)
     return similarity_MM.logsumexp(-1) - similarity_MM.diagonal(dim1=-2, dim2=-1)
+
+
+def evenly(rows: Tensor, most: int) -> Tensor:
+    """At most ``most`` of the rows, equally far apart from the first to the last: a sample for a loss, without a draw."""
+    count = min(most, len(rows))
+    return rows[torch.arange(count, device=rows.device) * len(rows) // max(count, 1)]

@@ -258,7 +258,7 @@ class QuerySeqRecBlock(nn.Module):
     def forward(self, x_BLD: Tensor, visible_BLL: Tensor) -> Tensor:
         """B L D -> B L D."""
         query = self.norm_attention(x_BLD)
-        update, _ = self.attention(query, self.attention.history(x_BLD), visible_BLL)
+        update, _ = self.attention(query, self.attention.keys_values(x_BLD), visible_BLL)
         x = self.norm_feed(query + update if self.config.residual else update)
         inner = F.relu(dropout(self.feed_in(x), self.config.dropout, self.training))
         return 2 * x + dropout(self.feed_out(inner), self.config.dropout, self.training)

@@ -33,7 +33,7 @@ from seerec.batch import Batch
 from seerec.models.base import Kind, Vocabulary
 from seerec.models.contexts import append
 from seerec.models.layers import EncoderLayer, KeysValues, dropout, history_mask, initialise, initialise_normal
-from seerec.models.losses import in_batch, mean_over
+from seerec.models.losses import info_nce, mean_over
 from seerec.models.sequential import SequenceState, SequentialConfig, SequentialRecommender
 
 
@@ -113,9 +113,8 @@ class ReaRec(SequentialRecommender[ReaRecState]):
         mask = history_mask(present, causal=True)
         history: list[KeysValues] = []
         for block in self._layers():
-            history.append(block.attention.history(x))
-            update, _ = block.attention(x, history[-1], mask)
-            x = block.feed(block.join(x, update, block.norm_attention)) * present.unsqueeze(2)
+            history.append(block.attention.keys_values(x))
+            x = block.read(x, history[-1], mask) * present.unsqueeze(2)
         steps = self._reason(seen.gather(x), history, seen.visible)
         vector = steps.mean(2) if self.ensemble else steps[:, :, -1]
         tau = self.config.temperature if self.mlp is None else 1.0
@@ -128,9 +127,8 @@ class ReaRec(SequentialRecommender[ReaRecState]):
         for k in range(self.config.steps):
             x = self._input((states[-1] if given is None else given[:, :, k]) + self.step_position[k])
             for depth, block in enumerate(self._layers()):
-                own[depth] = append(own[depth], block.attention.own(x))
-                update, _ = block.attention(x, history[depth], visible, own[depth])
-                x = block.feed(block.join(x, update, block.norm_attention))
+                own[depth] = append(own[depth], block.attention.own_keys_values(x))
+                x = block.read(x, history[depth], visible, own[depth])
             states.append(x)
         return torch.stack(states, 2)
 
@@ -217,4 +215,4 @@ class ReaRecPRL(ReaRec):
             tokens = tokens + torch.randn_like(tokens) * self.config.noise_std
         noisy = self._reason(tokens[:, :, 0], state.history, state.visible, given=tokens)
         similarity = torch.einsum("btkd,ctkd->ktbc", noisy[:, :, 1:], state.steps[:, :, 1:]) / self.config.temperature
-        return mean_over(in_batch(similarity, batch.target_mask.T.unsqueeze(1)).mean(0).T, batch.target_mask)
+        return mean_over(info_nce(similarity, batch.target_mask.T.unsqueeze(1)).mean(0).T, batch.target_mask)

@@ -112,7 +112,7 @@ class QueryNormBlock(nn.Module):
     def forward(self, x_BLD: Tensor, visible_BLL: Tensor) -> Tensor:
         """B L D -> B L D."""
         query = self.norm_query(x_BLD)
-        update, _ = self.attention(query, self.attention.history(x_BLD), visible_BLL)
+        update, _ = self.attention(query, self.attention.keys_values(x_BLD), visible_BLL)
         x = self.norm_feed(query + update)
         inner = F.relu(dropout(self.feed_in(x), self.dropout, self.training))
         return x + dropout(self.feed_out(inner), self.dropout, self.training)

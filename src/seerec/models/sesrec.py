@@ -206,7 +206,7 @@ class Layer(nn.Module):
     def forward(self, x_MLD: Tensor, sees_ML: Tensor) -> Tensor:
         """M L D -> M L D."""
         mask = sees_ML.unsqueeze(1).expand(-1, sees_ML.shape[1], -1)
-        update, _ = self.attention(x_MLD, self.attention.history(x_MLD), mask)
+        update, _ = self.attention(x_MLD, self.attention.keys_values(x_MLD), mask)
         x = self.norm_attention(x_MLD + dropout(update, self.dropout, self.training))
         update = self.feed_out(F.leaky_relu(self.feed_in(x)))
         found: Tensor = self.norm_feed(x + dropout(update, self.dropout, self.training))

@@ -286,9 +286,9 @@ class Layer(nn.Module):
     def forward(self, x_BLD: Tensor, sees_BLL: Tensor, other_BKD: Tensor, sees_BLK: Tensor) -> Tensor:
         """B L D -> B L D."""
         inside = self.norm_attention(x_BLD)
-        update, _ = self.attention(inside, self.attention.history(inside), sees_BLL)
+        update, _ = self.attention(inside, self.attention.keys_values(inside), sees_BLL)
         x = x_BLD + dropout(update, self.dropout, self.training)
-        update, _ = self.cross(self.norm_cross(x), self.cross.history(other_BKD), sees_BLK)
+        update, _ = self.cross(self.norm_cross(x), self.cross.keys_values(other_BKD), sees_BLK)
         x = x + dropout(update, self.dropout, self.training)
         inner = dropout(F.relu(self.feed_in(self.norm_feed(x))), self.dropout, self.training)
         return x + dropout(self.feed_out(inner), self.dropout, self.training)

@@ -217,10 +217,10 @@ class UniSAR(NeuralRecommender[UniSARState]):
         search = search + self.position[place[:, rec.shape[1] :]]
         for module in self.across:
             layer = cast(EncoderLayer, module)
-            from_search, _ = layer.attention(rec, layer.attention.history(search), between(rec, sees_search))
-            from_rec, _ = layer.attention(search, layer.attention.history(rec), between(search, sees_rec))
-            rec = layer.feed(layer.join(rec, from_search, layer.norm_attention))
-            search = layer.feed(layer.join(search, from_rec, layer.norm_attention))
+            rec, search = (
+                layer.read(rec, layer.attention.keys_values(search), between(rec, sees_search)),
+                layer.read(search, layer.attention.keys_values(rec), between(search, sees_rec)),
+            )
         return rec, search
 
     def score(self, state: UniSARState, items_BTCD: Tensor) -> Tensor:
@@ -270,9 +270,9 @@ class FusionLayer(nn.Module):
     def forward(self, x_MLD: Tensor, memory_MLD: Tensor, sees_ML: Tensor) -> Tensor:
         """M L D -> M L D; targets and memory are the same events."""
         layer, mask = self.layer, between(x_MLD, sees_ML)
-        update, _ = layer.attention(x_MLD, layer.attention.history(x_MLD), mask)
+        update, _ = layer.attention(x_MLD, layer.attention.keys_values(x_MLD), mask)
         x = layer.join(x_MLD, update, layer.norm_attention)
-        update, _ = self.cross(x, self.cross.history(memory_MLD), mask)
+        update, _ = self.cross(x, self.cross.keys_values(memory_MLD), mask)
         return layer.feed(layer.join(x, update, self.norm_cross))
 
 

@@ -145,9 +145,8 @@ class USER(NeuralRecommender[USERState]):
     def _read(self, layer: nn.Module, x_BMD: Tensor, context_BLD: Tensor, visible_BML: Tensor, itself: bool = False) -> Tensor:
         """One encoder layer for the queries x over a context, and each over itself if it is no part of that."""
         assert isinstance(layer, EncoderLayer)
-        own = layer.attention.own(x_BMD) if itself else None
-        update, _ = layer.attention(x_BMD, layer.attention.history(context_BLD), visible_BML, own)
-        return layer.feed(layer.join(x_BMD, update, layer.norm_attention))
+        own = layer.attention.own_keys_values(x_BMD) if itself else None
+        return layer.read(x_BMD, layer.attention.keys_values(context_BLD), visible_BML, own)
 
     def score(self, state: USERState, items_BTCD: Tensor) -> Tensor:
         """B T C."""
