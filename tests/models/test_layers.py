@@ -118,7 +118,7 @@ def test_attention_equals_torchs():
         theirs.out_proj.bias.copy_(ours.out.bias)
     x = torch.randn(3, 5, 8).double()
     mask = history_mask(torch.ones(3, 5, dtype=torch.bool), causal=True)
-    out, weights = ours(x, ours.history(x), mask)
+    out, weights = ours(x, ours.keys_values(x), mask)
     expected, expected_weights = theirs(x, x, x, attn_mask=~mask[0])
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(weights, expected_weights)
