@@ -276,7 +276,7 @@ class ModelConformance:
         whole = ((b.rec_seen > 0) & (b.search_seen > 0)).all(1).nonzero().flatten()[:64]
         b = rows_of(b, whole).with_(user=torch.arange(64) + 1)
         assert len(b.user) == 64
-        model = self.trained(b, 60)
+        model = self.trained(b, 80)
         best = scores(model, b)[:, 0].argmax(1)
         assert (best == b.positive[:, 0]).float().mean() > 0.95
 

@@ -1,13 +1,21 @@
 """The Batch: everything a model may look at, named and shaped once.
 
 Axis letters, used in every file: B rows, R recommendation history, S searches, W words of a query, N clicks of a search,
-T targets, C candidates, K reasoning steps, D width. Ids: 0 = padding, 1 = unknown, for users, items and words alike.
+T targets, C candidates, K reasoning steps, D width. L is the length of any sequence, M a number of rows or vectors that the file
+names, J the vectors of a target by which items are retrieved, h the heads of an attention and e the width of one. Two letters
+have a second meaning: N is the rollouts of a model that reasons, K the keys of an attention.
+
+Ids: 0 = padding, 1 = unknown, for users, items and words alike.
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import torch
 from torch import Tensor
+
+RECOMMENDATION, SEARCH = 0, 1
+"""The tasks of ``Batch.task``; models number the two kinds of events, clicks and searches, in the same way."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +37,8 @@ class Batch:
     candidates: Tensor  # B T C    items to score; a padded target has only zeros
     positive: Tensor  # B T      column of the positive
     target_time: Tensor  # B T      ms UTC
-    task: Tensor  # B        0 = recommendation, 1 = search
-    target_query: Tensor  # B T W    query of a search target, zeros for task 0 (its W may differ from that of ``query``)
+    task: Tensor  # B        RECOMMENDATION (0) or SEARCH (1)
+    target_query: Tensor  # B T W    query of a search target, zeros for a recommendation (its W may not be that of ``query``)
     key: Tensor  # B        counter-based random key from (seed, epoch, step, row)
 
     @property
@@ -43,11 +51,11 @@ class Batch:
         """B T: the item of the positive, 0 where the target is padding."""
         return self.candidates.gather(2, self.positive.unsqueeze(2)).squeeze(2)
 
-    def to(self, device: torch.device | str) -> "Batch":
+    def to(self, device: torch.device | str) -> Self:
         """The same batch on ``device``."""
-        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return self.with_(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
-    def with_(self, **changed: Tensor) -> "Batch":
+    def with_(self, **changed: Tensor) -> Self:
         """A copy with some fields replaced."""
         return replace(self, **changed)
 

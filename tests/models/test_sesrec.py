@@ -7,7 +7,7 @@ import torch
 from tests.models.synthetic import NEITHER, NO_REC, NO_SEARCH, R, S, batch, extend, left_padded, make, randomise, rows_of, scores
 from torch.nn import functional as F
 
-from seerec.models.sesrec import CoAttention, split
+from seerec.models.sesrec import CoAttention, split_similar
 
 
 def norm(ours, x):
@@ -121,9 +121,9 @@ def test_co_attention_in_figures():
         found = part(rec, search, seen, seen)
         for logits, expected in zip(found, (rec_logits, search_logits), strict=True):
             torch.testing.assert_close(logits, torch.tensor([expected]).double(), atol=1e-6, rtol=1e-6)
-    side = split(rec, torch.tensor([[0.0, math.log(3)]]).double(), one)  # weights .25 and .75 about 1 / 2
+    side = split_similar(rec, torch.tensor([[0.0, math.log(3)]]).double(), one)  # weights .25 and .75 about 1 / 2
     torch.testing.assert_close(side.weights, torch.tensor([[0.25, 0.75]]).double())
-    assert side.sees[0].tolist() == [[True, True], [False, True], [True, False]]
+    assert side.sets[0].tolist() == [[True, True], [False, True], [True, False]]
 
 
 @torch.no_grad()
@@ -145,7 +145,7 @@ def test_similar_and_dissimilar_events_share_what_is_seen():
     for b in (batch(rows=30, targets=1), left_padded(batch(rows=30, targets=1))):
         state = model.encode(b)
         for side, seen in ((state.rec, b.rec_seen), (state.search, b.search_seen)):
-            every, similar, dissimilar = side.sees.unbind(1)
+            every, similar, dissimilar = side.sets.unbind(1)
             assert torch.equal(every.sum(1), seen[:, 0])
             assert torch.equal(similar | dissimilar, every)
             fallen = (similar == every).all(1) & (dissimilar == every).all(1)
@@ -164,7 +164,7 @@ def test_one_event_is_both_and_costs_the_margin():
     short = short.with_(rec_seen=torch.ones_like(short.rec_seen), search_seen=torch.ones_like(short.search_seen))
     state = model.encode(short)
     for side in (state.rec, state.search):
-        assert side.sees.sum() == 3 * len(short.user)
+        assert side.sets.sum() == 3 * len(short.user)
     found = model.objective(short, state)["triplet"]
     torch.testing.assert_close(found, torch.tensor(0.2 * model.config.triplet_weight).double())
 
@@ -175,9 +175,9 @@ def test_a_triplet_that_holds_costs_nothing():
     state = model.encode(b)
     side = state.rec
     counted = torch.zeros(len(b.user), 1, dtype=torch.bool)
-    row = next(r for r in whole(b) if side.sees[r, 1].sum() < side.sees[r, 0].sum())
+    row = next(r for r in whole(b) if side.sets[r, 1].sum() < side.sets[r, 0].sum())
     counted[row] = True
-    similar, dissimilar = side.sees[row, 1], side.sees[row, 2] & ~side.sees[row, 1]
+    similar, dissimilar = side.sets[row, 1], side.sets[row, 2] & ~side.sets[row, 1]
     side.events[row, similar], side.events[row, dissimilar], side.weights[row] = 1.0, 1.1, similar / similar.sum()
     assert model.triplet(side, counted) == 0
     side.events[row, dissimilar] = 1.01
@@ -190,7 +190,7 @@ def test_a_side_without_events_enters_no_triplet():
     state = model.encode(b)
     counted = b.target_mask
     for side, without in ((state.rec, NO_REC), (state.search, NO_SEARCH)):
-        some = side.sees[:, 0].any(1)
+        some = side.sets[:, 0].any(1)
         assert not some[[without, NEITHER]].any()
         assert not side.weights[~some].any()
         torch.testing.assert_close(model.triplet(side, counted), model.triplet(side, counted & some[:, None]))

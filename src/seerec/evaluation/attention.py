@@ -48,7 +48,8 @@ def attention_auc(model: LCRSER, corpus: Corpus, batches: EvaluationBatches, dev
     for index, cpu_batch in batches:
         state = model.encode(cpu_batch.to(device))
         assert state.cross is not None
-        cross = state.cross["r"][:, 0, 0].transpose(1, 2).cpu().numpy()  # B S K
+        by_layer = state.cross["r"][:, 0, 0].unflatten(1, (model.config.steps, -1))  # B K layers S
+        cross = by_layer.mean(2).transpose(1, 2).cpu().numpy()  # B S K
         place = batches.search_places(index, cross.shape[1])
         there = place >= 0
         weights.append(cross[there])

@@ -1,4 +1,7 @@
-"""What every model promises, and the sizes and features it is built for."""
+"""What every model promises, and the sizes and features it is built for.
+
+"The group", here and in the models, is the lab of LCR-SER's authors; its public programs are UniSAR, SESRec, GSERec and IV4Rec.
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -102,7 +105,7 @@ class Recommender(nn.Module, ABC, Generic[State]):
     def objective(self, batch: Batch, state: State, kind: Kind = "group") -> dict[str, Tensor]:  # noqa: ARG002
         """Named, already weighted loss terms; their sum is minimised. ``batch`` holds rows of one task.
 
-        ``group``: the 1:n ranking loss every model of the paper's authors shares, plus the model's own terms.
+        ``group``: the 1:n ranking loss that all models of the group share, plus the model's own terms.
         ``original``: the objective of the model's own paper. Default: the former for both.
         """
         logits = self.score(state, self.items(batch.candidates))
@@ -152,31 +155,32 @@ class NeuralRecommender(Recommender[State]):
         ``positive`` (B T, 0 = none): the items that ``state`` should find, where they are not the batch's targets.
         """
         positive = batch.positive_item if positive is None else positive
-        own, every = self.catalogue_logits(batch, state, positive)
-        return mean_over(every.logsumexp(2) - own, positive != 0)
+        positive_logit, logits = self.catalogue_logits(batch, state, positive)
+        return mean_over(logits.logsumexp(2) - positive_logit, positive != 0)
 
     def catalogue_logits(self, batch: Batch, state: State, positive: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logit of the positive, B T, and logits of the catalogue or of a sample with the positive, B T M.
 
-        Sampled: m negatives of the batch, drawn uniformly from P items, stand for all, so each counts
-        P / m times: log(P / m) is added to its logit (Bengio & Senecal 2008), and the target's own item is left out.
+        Sampled: m negatives of the batch, drawn uniformly from P items, stand for all, so each counts P / m times:
+        log(P / m) is added to its logit (Bengio & Senecal 2008), and the target's own item is left out. This is right
+        only while training draws its negatives uniformly.
         """
         positive = batch.positive_item if positive is None else positive
-        own = self.score(state, self.items(positive.unsqueeze(2)))
+        positive_logit = self.score(state, self.items(positive.unsqueeze(2)))
+        rows = len(self.inputs.item.weight)  # ids 0 and 1 are no items
         if self.config.softmax == "full":
-            total = len(self.inputs.item.weight)
-            every = self.score(state, self.items(torch.arange(2, total, device=positive.device))[None, None])
-            return own.squeeze(2), every
+            catalogue = torch.arange(2, rows, device=positive.device)
+            return positive_logit.squeeze(2), self.score(state, self.items(catalogue)[None, None])
         shared = shared_negatives(batch, self.samples)
-        others = self.score(state, self.items(shared)[None, None]) + math.log((len(self.inputs.item.weight) - 2) / len(shared))
-        others = others.masked_fill(shared == positive.unsqueeze(2), MASKED)
-        return own.squeeze(2), torch.cat([own, others], 2)
+        negative_logits = self.score(state, self.items(shared)[None, None]) + math.log((rows - 2) / len(shared))
+        negative_logits = negative_logits.masked_fill(shared == positive.unsqueeze(2), MASKED)
+        return positive_logit.squeeze(2), torch.cat([positive_logit, negative_logits], 2)
 
 
 def shared_negatives(batch: Batch, most: int) -> Tensor:
     """At most ``most`` negatives of a batch's targets, evenly over its rows."""
-    keep = torch.ones_like(batch.candidates, dtype=torch.bool).scatter_(2, batch.positive.unsqueeze(2), False)
-    return evenly(batch.candidates[keep & batch.target_mask.unsqueeze(2)], most)
+    negative = torch.ones_like(batch.candidates, dtype=torch.bool).scatter_(2, batch.positive.unsqueeze(2), False)
+    return evenly(batch.candidates[negative & batch.target_mask.unsqueeze(2)], most)
 
 
 class Trajectory(NamedTuple):

@@ -1,24 +1,33 @@
 """BERT4Rec: sequential recommendation with bidirectional encoder representations from Transformer (Sun et al., CIKM 2019).
 
 Every event attends to every visible one. Masked items are predicted from both sides (Cloze); to recommend, a [MASK] is
-appended to the history. With x = LN(e + P) the tokens, H the encoder's output at a masked slot, candidate v is scored
+appended to the history. With e the items' vectors, or that of [MASK], and P the positions, counted from the oldest event:
 
-    <LN(gelu(W H + b)), e_v> + b_v
+    X = LN(e + P)
+    A = LN(X + attention(X, X, X)),  X' = LN(A + W2 gelu(W1 A + b1) + b2)        each block; the next starts from X'
+    h = LN(gelu(W x + b))                        x: the last block's X' at a [MASK]; ``head``, ``norm_head``
+    score of candidate v = <h, e_v> + b_v        b_v is one more column of ``items``: states end in a 1
 
-with the item vectors of the input and a bias per item, which is one more column of ``items``: states end in a 1.
+Every target of a packed row has an encoding of its own, since all its events see its [MASK]. Who has seen nothing is the
+lone [MASK], which ranks items like any other state.
 
-Every target of a packed row has an encoding of its own, since all its events see its [MASK].
+    L_cloze = mean over masked items v of -log softmax(score of v among all items)
 
-Objective ``group``: the shared ranking loss at the appended [MASK] plus the Cloze loss over the visible history.
-``original``: the Cloze loss alone, over the history and the target item as one sequence, as the authors' training
+Objective ``group``: L_rank + w L_cloze, the shared ranking loss at the appended [MASK] and Cloze over the visible history, w
+``cloze_weight``. ``original``: L_cloze alone, over the history and the target item as one sequence, as the authors' training
 sequences hold all training items. Cloze reads what a row's last target sees: one sequence per window of a user, not one
 per prefix, which would mask the early items most often. A share of the rows masks its last item only, as a share of the
 authors' rows does: at test there is one [MASK], at the end, and random masks seldom show that. RecBole long lacked these rows
 and scored lower.
 
-Differs from the authors' program: masks are drawn anew for every row and step, where theirs writes ten copies beforehand;
-nothing is dropped to make room for [MASK], since positions have one slot more. BERT's one segment vector is part of the
-positions.
+Differences (the authors' program, FeiSun/BERT4Rec, in brackets):
+
+- Masks are drawn anew for every row and step [ten copies are written beforehand].
+- Nothing is dropped to make room for [MASK], since positions have one slot more. BERT's one segment vector is part of them.
+- Linear layers start Xavier normal [truncated normal, .02].
+- LN's epsilon is theirs, 1e-12, at the input and in the head, and torch's 1e-5 in the blocks.
+- Dropout acts inside the feed-forward network too [on its output alone].
+
 The authors' size: ``width`` 64, ``heads`` 2, ``layers`` 2, ``feed_width`` 256, ``features`` off, ``softmax`` full.
 """
 
@@ -34,7 +43,7 @@ from seerec.models.base import Kind, Vocabulary
 from seerec.models.inputs import Table
 from seerec.models.layers import EncoderLayer, dropout, history_mask, initialise, reach
 from seerec.models.merging import merge
-from seerec.models.sequential import Sequence, SequenceState, SequentialConfig, SequentialRecommender
+from seerec.models.sequential import CLICK, Sequence, SequenceState, SequentialConfig, SequentialRecommender
 from seerec.models.unpacking import last_target
 
 _EPS = 1e-12
@@ -96,9 +105,9 @@ class BERT4Rec(SequentialRecommender[SequenceState]):
     def encode(self, batch: Batch) -> SequenceState:
         """Append [MASK] to what each target sees; its state."""
         sequence = self.sequence(batch)
-        none = sequence.reach.visible.new_zeros(*batch.rec_seen.shape, 1)
-        visible = torch.cat([sequence.reach.visible, ~none], 2)
-        hidden = torch.cat([torch.zeros_like(sequence.reach.visible), ~none], 2)
+        appended = sequence.reach.visible.new_ones(*batch.rec_seen.shape, 1)
+        visible = torch.cat([sequence.reach.visible, appended], 2)
+        hidden = torch.cat([torch.zeros_like(sequence.reach.visible), appended], 2)
         last = torch.full_like(batch.rec_seen, visible.shape[2] - 1).unsqueeze(2)
         return self.states(batch, sequence, visible, hidden, last)
 
@@ -110,22 +119,22 @@ class BERT4Rec(SequentialRecommender[SequenceState]):
         What is ``hidden`` is a [MASK]. The last block works at the wanted slots alone.
         """
         b, t, m = visible_BTM.shape
-        kind = 0 if self.kind is None else self.kind[0]
+        kind = 0 if self.kind is None else self.kind[CLICK]
         target = self.inputs.items(batch.positive_item) + kind
         tokens = torch.cat([sequence.tokens.unsqueeze(1).expand(-1, t, -1, -1), target.unsqueeze(2)], 2)
         tokens = torch.where(hidden_BTM.unsqueeze(3), self.mask_token + kind, tokens).flatten(0, 1)
-        after = visible_BTM[..., :-1].sum(2, keepdim=True)
-        position = torch.cat([sequence.reach.position.unsqueeze(1).expand(b, t, m - 1), after], 2).flatten(0, 1)
+        target_position = visible_BTM[..., :-1].sum(2, keepdim=True)  # right after the visible events
+        position = torch.cat([sequence.reach.position.unsqueeze(1).expand(b, t, m - 1), target_position], 2).flatten(0, 1)
         x = dropout(self.norm_input(tokens + self.position[position]), self.config.dropout, self.training)
         visible, wanted = visible_BTM.flatten(0, 1), wanted_BTN.flatten(0, 1)
         mask = history_mask(visible, causal=False)
         for block in list(self.blocks)[:-1]:
             x = block(x, mask)
-        top = cast(EncoderLayer, self.blocks[-1])
-        at = x.gather(1, wanted.unsqueeze(2).expand(-1, -1, x.shape[2]))
+        last_block = cast(EncoderLayer, self.blocks[-1])
+        wanted_x = x.gather(1, wanted.unsqueeze(2).expand(-1, -1, x.shape[2]))
         # Without a causal mask all queries of a row see the same slots, so any rows of its mask will do.
-        at = top.read(at, top.attention.keys_values(x), mask[:, : wanted.shape[1]])
-        vector = self.norm_head(F.gelu(self.head(at))).view(b, -1, x.shape[2])
+        wanted_x = last_block.read(wanted_x, last_block.attention.keys_values(x), mask[:, : wanted.shape[1]])
+        vector = self.norm_head(F.gelu(self.head(wanted_x))).view(b, -1, x.shape[2])
         if self.inputs.item_bias is not None:
             vector = F.pad(vector, (0, 1), value=1.0)
         return SequenceState(vector, self.user(batch))
@@ -143,25 +152,33 @@ class BERT4Rec(SequentialRecommender[SequenceState]):
         """Cross-entropy of the masked items, mean over all. ``batch`` has one target per row; ``with_target``: the last item."""
         sequence = self.sequence(batch)
         (b, t), length, clicks = batch.rec_seen.shape, sequence.tokens.shape[1], batch.rec.shape[1]
-        held = batch.target_mask & with_target
+        target_is_token = (batch.target_mask & with_target).unsqueeze(2)
+
+        # Choose among the items, which are the clicks and after them the target's: no search is ever masked.
         item = torch.cat([batch.rec.unsqueeze(1).expand(-1, t, -1), batch.positive_item.unsqueeze(2)], 2)
-        maskable = torch.cat([reach(batch.rec != 0, batch.rec_seen).visible, held.unsqueeze(2)], 2)
+        maskable = torch.cat([reach(batch.rec != 0, batch.rec_seen).visible, target_is_token], 2)
         chosen, count = self.masks(maskable)
         masked = torch.arange(chosen.shape[2], device=item.device) < count
-        own = torch.arange(clicks, device=item.device).expand(b, -1)
-        place = own if self.kind is None else merge(batch).place[:, :clicks]
-        place = torch.cat([place, torch.full_like(place[:, :1], length)], 1).unsqueeze(1).expand(-1, t, -1)
-        slot = place.gather(2, chosen)
-        visible = torch.cat([sequence.reach.visible, held.unsqueeze(2)], 2)
-        state = self.states(batch, sequence, visible, torch.zeros_like(visible).scatter(2, slot, masked), slot)
+
+        # From the number of an item to its slot in the sequence: the same, but where searches stand between the clicks.
+        identity = torch.arange(clicks, device=item.device).expand(b, -1)
+        click_slot = identity if self.kind is None else merge(batch).place[:, :clicks]
+        item_slot = torch.cat([click_slot, torch.full_like(click_slot[:, :1], length)], 1).unsqueeze(1).expand(-1, t, -1)
+        slot = item_slot.gather(2, chosen)
+
+        # Encode with these items hidden, and score them at their slots.
+        visible = torch.cat([sequence.reach.visible, target_is_token], 2)
+        hidden = torch.zeros_like(visible).scatter(2, slot, masked)
+        state = self.states(batch, sequence, visible, hidden, slot)
         return self.catalogue_loss(batch, state, (item.gather(2, chosen) * masked).flatten(1))
 
     def masks(self, maskable_BTM: Tensor) -> tuple[Tensor, Tensor]:
-        """Slots to mask (B T N), of which the first ``count`` (B T 1) count: random ones or, in some rows, the last."""
-        (rows, _, slots), device = maskable_BTM.shape, maskable_BTM.device
+        """Items to mask (B T N), of which the first ``count`` (B T 1) count: random ones or, in some rows, the last."""
+        (rows, _, items), device = maskable_BTM.shape, maskable_BTM.device
         total = maskable_BTM.sum(2, keepdim=True)
-        last = torch.rand(rows, 1, 1, device=device) < self.config.last_share
-        count = (total * self.config.mask_rate + 0.5).long().clamp(min=1).masked_fill(last, 1).minimum(total)
-        key = torch.where(last, -torch.arange(slots, device=device), torch.rand(rows, 1, slots, device=device))
-        order = key.masked_fill(~maskable_BTM, 2.0).argsort(dim=2)
+        last_only = torch.rand(rows, 1, 1, device=device) < self.config.last_share
+        count = (total * self.config.mask_rate + 0.5).long().clamp(min=1).masked_fill(last_only, 1).minimum(total)
+        # The smallest keys come first: the last item's, or those of a random choice; what is not maskable comes last.
+        sort_key = torch.where(last_only, -torch.arange(items, device=device), torch.rand(rows, 1, items, device=device))
+        order = sort_key.masked_fill(~maskable_BTM, 2.0).argsort(dim=2)
         return order[..., : max(1, int(count.max()))], count

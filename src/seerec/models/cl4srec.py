@@ -1,21 +1,26 @@
 """CL4SRec: contrastive learning for sequential recommendation (Xie et al., ICDE 2022; SIGIR 2021 as a preprint).
 
 SASRec with a second loss: two random views of the same history should be encoded alike, views of different histories
-apart. A view comes from one of three operators on a history of l events:
+apart. A view comes from one of three operators on a history of n events (``views``):
 
-    crop     keeps a random window of floor(crop * l) events
-    mask     replaces floor(mask * l) random events by a vector of its own
-    reorder  shuffles a random window of floor(reorder * l) events
+    crop     keeps a random window of floor(crop n) events, at least one
+    mask     replaces floor(mask n) random events by a learned vector, ``mask_token``
+    reorder  shuffles a random window of floor(reorder n) events
 
-With z the last states of the 2B views, partner(i) the other view of i's history:
-l_i = -log exp(z_i z_partner(i) / tau) / sum over k != i of exp(z_i z_k / tau), mean over all views; 2(B - 1) negatives.
+With z_i the last state of each of the 2B views of B histories, partner(i) the other view of i's history:
 
-Objective ``group``: the shared ranking loss; ``original``: SASRec's, by default with a softmax; each plus the contrastive
-loss. The paper's body was not available and its authors published no program: operators, rates and losses are those of
-two public re-implementations (RecBole-DA, JamZheng), which agree on weight .1 and temperature 1.
+    l_i = -log (exp(<z_i, z_partner(i)> / tau) / sum_{k != i} exp(<z_i, z_k> / tau))         2 (B - 1) negatives
+    L = L_rank + lambda mean_i l_i                       lambda: ``contrastive_weight``, tau: ``temperature``
+
+Objective ``group``: L_rank is the shared ranking loss. ``original``: it is SASRec's, by default with a softmax.
+
+As in SASRec, who has seen nothing is the zero vector, so all candidates tie.
 
 Choices of ours: a packed row gives one pair of views, of what its last target sees, so that the loss costs two encodings,
 not two per target; the two operators of a pair differ (RecBole-DA); histories of under two events have no views.
+
+Sources: the paper's body was not available and its authors published no program. Operators, rates and losses are those of
+two public re-implementations (RecBole-DA, JamZheng), which agree on weight .1 and temperature 1.
 """
 
 from typing import Literal
@@ -49,7 +54,7 @@ class CL4SRecConfig(SASRecConfig):
     contrastive_weight: float = Field(0.1, ge=0)
     """Weight of the contrastive loss (.1 in both); 0 is SASRec."""
     temperature: float = Field(1.0, gt=0)
-    """tau (1 in both)."""
+    """Divides the similarities: tau (1 in both)."""
     same_target_negatives: bool = True
     """False: two histories that lead to the same item are no negatives of one another (both keep them)."""
 
@@ -77,45 +82,50 @@ class CL4SRec(SASRec):
         last = last_target(batch)
         sequence = self.sequence(last)
         length = sequence.reach.visible.sum(2).squeeze(1)
-        paired = (length >= 2) & last.target_mask.squeeze(1)
+        has_views = ((length >= 2) & last.target_mask.squeeze(1)).repeat(2)
         first = torch.randint(3, length.shape, device=length.device)
-        operators = torch.stack([first, (first + torch.randint(1, 3, length.shape, device=length.device)) % 3])
-        z = torch.cat([self.view(sequence, length, operator) for operator in operators])
-        partner = torch.arange(len(z), device=z.device).roll(len(length))
-        own, usable = partner.roll(len(length)), paired.repeat(2)
-        allowed = (partner != own.unsqueeze(1)) & usable[partner]
+        second = (first + torch.randint(1, 3, length.shape, device=length.device)) % 3  # another than the first
+        z = torch.cat([self.view(sequence, length, operator) for operator in (first, second)])
+        # Columns are permuted so that column i holds i's partner: info_nce wants partners on the diagonal.
+        itself = torch.arange(len(z), device=z.device)
+        partner = itself.roll(len(length))
+        is_negative = (partner != itself.unsqueeze(1)) & has_views[partner]
         if not self.config.same_target_negatives:
             item = last.positive_item.squeeze(1).repeat(2)
-            allowed = allowed & (item[partner] != item.unsqueeze(1))
-        return mean_over(info_nce(z @ z[partner].T / self.config.temperature, allowed), usable)
+            is_negative = is_negative & (item[partner] != item.unsqueeze(1))
+        return mean_over(info_nce(z @ z[partner].T / self.config.temperature, is_negative), has_views)
 
     def view(self, sequence: Sequence, length: Tensor, operator: Tensor) -> Tensor:
         """Last state of one view of each row's first ``length`` events, B D."""
         tokens, present, _ = sequence
-        share = (self.config.crop, self.config.mask, self.config.reorder)
-        order, kept, masked = views(length, operator, share, present.shape[1])
-        slot = (present.int().argmax(1, keepdim=True) + order) % present.shape[1]
+        shares = (self.config.crop, self.config.mask, self.config.reorder)
+        order, kept, masked = views(length, operator, shares, present.shape[1])
+        first = present.int().argmax(1, keepdim=True)  # slot of the oldest event; views begin at slot 0
+        slot = (first + order) % present.shape[1]
         tokens = tokens.gather(1, slot.unsqueeze(2).expand_as(tokens))
         tokens = torch.where(masked.unsqueeze(2), self.mask_token, tokens) * kept.unsqueeze(2)
-        seen = reach(kept, kept.sum(1, keepdim=True))
-        return seen.gather(self.states(Sequence(tokens, kept, seen))).squeeze(1)
+        view_reach = reach(kept, kept.sum(1, keepdim=True))
+        return view_reach.gather(self.states(Sequence(tokens, kept, view_reach))).squeeze(1)
 
 
-def views(length_B: Tensor, operator_B: Tensor, share: tuple[float, float, float], slots: int) -> tuple[Tensor, Tensor, Tensor]:
+def views(length_B: Tensor, operator_B: Tensor, shares: tuple[float, float, float], slots: int) -> tuple[Tensor, Tensor, Tensor]:
     """Which event stands in each slot of a view, which slots hold one, and which of these are masked; B L each.
 
-    ``length`` events are numbered from the oldest; ``operator`` is CROP, MASK or REORDER, ``share`` its part of them.
+    ``length`` events are numbered from the oldest; ``operator`` is CROP, MASK or REORDER, ``shares`` are the parts of the
+    events on which each of the three acts.
     """
     slot = torch.arange(slots, device=length_B.device)
     length, operator = length_B.unsqueeze(1), operator_B.unsqueeze(1)
-    crop, mask, reorder = ((length.double() * part).floor().long() for part in share)
-    crop = crop.clamp(min=1)
-    window = torch.where(operator == CROP, crop, reorder)
+    keep_count, mask_count, shuffle_count = ((length.double() * share).floor().long() for share in shares)
+    keep_count = keep_count.clamp(min=1)
+    window = torch.where(operator == CROP, keep_count, shuffle_count)
     start = (torch.rand(length.shape, device=length.device) * (length - window + 1)).long()
     noise = torch.rand(len(length), slots, device=length.device)
+    # A sort key that is random inside the window, and the slot outside, shuffles the window alone.
     inside = (slot >= start) & (slot < start + window) & (operator == REORDER)
     order = torch.where(inside, start + noise * window, slot.to(noise.dtype)).argsort(dim=1, stable=True)
     order = torch.where(operator == CROP, start + slot, order)
-    kept = slot < torch.where(operator == CROP, crop.minimum(length), length)
+    kept = slot < torch.where(operator == CROP, keep_count.minimum(length), length)
+    # The ``mask_count`` smallest of random numbers are a random choice.
     rank = noise.masked_fill(~kept, 2.0).argsort(dim=1).argsort(dim=1)
-    return order, kept, (rank < mask) & kept & (operator == MASK)
+    return order, kept, (rank < mask_count) & kept & (operator == MASK)

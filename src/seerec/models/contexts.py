@@ -1,4 +1,4 @@
-"""LCR-SER's two sides, and the contexts their reasoning attends to (eq. 6), as keys and values."""
+"""LCR-SER's two sides, and the contexts C_s(k) and C_r(k) that their reasoning attends to (eq. 6), as keys and values."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -18,14 +18,14 @@ class LatentSide(nn.Module):
 
     def __init__(self, config: LCRSERConfig) -> None:
         super().__init__()
-        inner, crossed = config.feed_width or config.width, config.layers if config.cross_layers == "all" else 1
+        inner, cross_count = config.feed_width or config.width, config.layers if config.cross_layers == "all" else 1
         self.layers = nn.ModuleList(
             EncoderLayer(config.width, config.heads, inner, config.dropout, config.block, config.activation)
             for _ in range(config.layers)
         )
-        self.cross = nn.ModuleList(Attention(config.width, config.heads, config.dropout) for _ in range(crossed))
+        self.cross = nn.ModuleList(Attention(config.width, config.heads, config.dropout) for _ in range(cross_count))
         normed = config.cross_norm and config.block != "literal"
-        self.cross_norms = nn.ModuleList(nn.LayerNorm(config.width) if normed else nn.Identity() for _ in range(crossed))
+        self.cross_norms = nn.ModuleList(nn.LayerNorm(config.width) if normed else nn.Identity() for _ in range(cross_count))
 
     def layer(self, depth: int) -> EncoderLayer:
         """The encoder layer at this depth."""
@@ -42,55 +42,65 @@ class LatentSide(nn.Module):
 
 
 Key = tuple[str, str, int]
-"""(reader, side, depth): ``self`` is a side's MSA, ``cross`` its MCA."""
+"""(kind, side, depth) of an attention: ``self`` is a side's MSA, ``cross`` its MCA."""
 
 
-def readers(sides: dict[str, LatentSide], own_source: dict[str, str], depth: int) -> Iterator[tuple[Key, str, Attention]]:
-    """Every attention at ``depth`` with the side whose events it reads; ``own_source`` says which an MSA reads (A1)."""
+def attentions_and_sources(
+    sides: dict[str, LatentSide], self_attends_to: dict[str, str], depth: int
+) -> Iterator[tuple[Key, str, Attention]]:
+    """Every attention at ``depth``, with the side whose context it reads (eq. 3 to 5).
+
+    ``self_attends_to`` decides between the two readings of MSA_r (A1):
+
+        MSA_s reads C_s    MSA_r reads C_r, or C_s as eq. 5 prints it
+        MCA_s reads C_r    MCA_r reads C_s
+    """
     for side in SIDES:
-        yield ("self", side, depth), own_source[side], sides[side].layer(depth).attention
+        yield ("self", side, depth), self_attends_to[side], sides[side].layer(depth).attention
         across = sides[side].attention_across(depth)
         if across is not None:
             yield ("cross", side, depth), OTHER[side], across
 
 
-def project(sides: dict[str, LatentSide], own_source: dict[str, str], inputs: dict[str, list[Tensor]]) -> dict[Key, KeysValues]:
-    """Keys and values of both histories for every reader; ``inputs`` is side -> per layer B L D."""
+def project(
+    sides: dict[str, LatentSide], self_attends_to: dict[str, str], inputs: dict[str, list[Tensor]]
+) -> dict[Key, KeysValues]:
+    """Keys and values of both histories for every attention; ``inputs`` is side -> per layer B L D."""
     return {
         key: attention.keys_values(sides[source].layer(depth).context(inputs[source][depth]))
         for depth in range(len(inputs["r"]))
-        for key, source, attention in readers(sides, own_source, depth)
+        for key, source, attention in attentions_and_sources(sides, self_attends_to, depth)
     }
 
 
 class Contexts:
-    """What one run of the recursion attends to: the projected histories, and the reasoning inputs appended so far."""
+    """C(k) of one run of the recursion: ``history``, projected once, and the step inputs e(1)..e(k) appended so far."""
 
     def __init__(
-        self, sides: dict[str, LatentSide], own_source: dict[str, str], history: dict[Key, KeysValues], *, crossing: bool
+        self, sides: dict[str, LatentSide], self_attends_to: dict[str, str], history: dict[Key, KeysValues], *, crossing: bool
     ) -> None:
         self.history = history
-        self._sides, self._own_source = sides, own_source
+        self._sides, self._self_attends_to = sides, self_attends_to
         self._kinds = ("self", "cross") if crossing else ("self",)
-        self._own: dict[Key, KeysValues] = {}
+        self._step_inputs: dict[Key, KeysValues] = {}
 
-    def extend(self, depth: int, x: dict[str, Tensor]) -> None:
+    def extend(self, depth: int, step_input: dict[str, Tensor]) -> None:
         """Append this step's inputs (side -> B M D)."""
-        for key, source, attention in readers(self._sides, self._own_source, depth):
+        for key, source, attention in attentions_and_sources(self._sides, self._self_attends_to, depth):
             if key[0] in self._kinds:
-                fresh = attention.own_keys_values(self._sides[source].layer(depth).context(x[source]))
-                self._own[key] = append(self._own.get(key), fresh)
+                fresh = attention.own_keys_values(self._sides[source].layer(depth).context(step_input[source]))
+                self._step_inputs[key] = append(self._step_inputs.get(key), fresh)
 
-    def own(self, reader: str, side: str, depth: int, *, drop_last: bool = False) -> KeysValues | None:
+    def step_inputs(self, kind: str, side: str, depth: int, *, drop_last: bool = False) -> KeysValues | None:
         """The appended block B h M k e; without this step's input if asked, None where that leaves nothing."""
-        block = self._own[reader, side, depth]
+        block = self._step_inputs[kind, side, depth]
         if not drop_last:
             return block
         return KeysValues(block.key[:, :, :, :-1], block.value[:, :, :, :-1]) if block.key.shape[3] > 1 else None
 
 
 def append(block: KeysValues | None, fresh: KeysValues) -> KeysValues:
-    """One more own vector per query."""
+    """The block with one more vector per query."""
     if block is None:
         return fresh
     return KeysValues(torch.cat([block.key, fresh.key], 3), torch.cat([block.value, fresh.value], 3))

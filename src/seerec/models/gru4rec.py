@@ -1,20 +1,29 @@
 """GRU4Rec: session-based recommendation with recurrent networks (Hidasi, Karatzoglou, Baltrunas & Tikk, ICLR 2016).
 
-A GRU reads the clicked items; its state h after the last visible event scores candidate v as <u, e_v>, u = W h + b, with
-the item vectors of the input. ``z`` and ``r`` gates, x_t an event, h_0 = 0:
+A GRU reads the clicked items; its state after the last event that a target sees scores the candidates. With x_t the vector of
+event t, s the sigmoid, * element by element, r and z the gates, h_0 = 0:
 
-    r_t = s(W_r x_t + U_r h)    z_t = s(W_z x_t + U_z h)    n_t = tanh(W_n x_t + r_t * (U_n h))    h_t = (1 - z_t) n_t + z_t h
+    r_t = s(W_r x_t + U_r h_{t-1})                        z_t = s(W_z x_t + U_z h_{t-1})
+    n_t = tanh(W_n x_t + r_t * (U_n h_{t-1}))             h_t = (1 - z_t) * n_t + z_t * h_{t-1}        ``gru``
+    u = W_o h_t + b_o,  score of candidate v = <u, e_v>                                                ``out``
 
-Who has seen nothing is scored by u = W 0 + b, a vector for newcomers.
+Who has seen nothing is scored by u = b_o, a vector for newcomers.
 
-Objective ``group``: the shared ranking loss. ``original`` (Hidasi & Karatzoglou, CIKM 2018): every target against the other
-targets of the batch and negatives shared by the batch, in one of three losses; ``softmax = full`` is the cross-entropy over
-all items instead.
+Objective ``group``: the shared ranking loss. ``original`` (Hidasi & Karatzoglou, CIKM 2018): the score y of every target against
+the scores y_j of the batch's other targets and of negatives that the batch shares (``sample``), by default
 
-Differs from the authors' program: the form is that of RecBole (no biases in the GRU, an output layer so that h may be
-wider than an item vector, no item bias, a linear score). torch applies r after U_n, the authors before. Rows are windows of
-one user, so sessions do not run in parallel and no state is carried from one batch to the next; the batch's negatives are
-uniform, where the authors draw by popularity ** alpha; Adam, not Adagrad.
+    -log (exp(y) / (exp(y) + sum_j exp(y_j) / n_j)),  n_j how often item j is expected among them,
+
+which estimates the cross-entropy over all items (``softmax = full``); or bpr-max or top1-max (``ranking_max``).
+
+Differences (the authors' program, hidasib/GRU4Rec, in brackets):
+
+- The form is RecBole's: no biases in the GRU, an output layer so that h may be wider than an item vector, no item bias.
+- r_t acts after U_n, as in torch [before]. The score is linear [a choice of activations].
+- The cross-entropy divides each exp(y_j) by n_j [an option, ``logq``, off by default, which corrects the positive too].
+- The batch's negatives are uniform [drawn by popularity ** alpha].
+- Rows are windows of one user [sessions run in parallel, and their state carries over to the next batch].
+- Adam [Adagrad].
 """
 
 from typing import Literal
@@ -65,14 +74,14 @@ class GRU4Rec(SequentialRecommender[SequenceState]):
 
     def encode(self, batch: Batch) -> SequenceState:
         """Run once over the events; gather each target's state."""
-        tokens, present, seen = self.sequence(batch)
+        tokens, present, reach = self.sequence(batch)
         # A GRU would go through padding on the left: events move to the first slots.
         first = present.int().argmax(1, keepdim=True)
         slot = (first + torch.arange(present.shape[1], device=first.device)) % present.shape[1]
         tokens = tokens.gather(1, slot.unsqueeze(2).expand_as(tokens))
         states, _ = self.gru(dropout(tokens, self.config.dropout, self.training))
-        last = seen._replace(last=(seen.last - first).clamp(min=0))
-        return SequenceState(self.out(last.gather(states)), self.user(batch))
+        moved = reach._replace(last=(reach.last - first).clamp(min=0))
+        return SequenceState(self.out(moved.gather(states)), self.user(batch))
 
     def objective(self, batch: Batch, state: SequenceState, kind: Kind = "group") -> dict[str, Tensor]:
         """``original``: one of the authors' losses over the other targets of the batch and its shared negatives."""
@@ -82,19 +91,21 @@ class GRU4Rec(SequentialRecommender[SequenceState]):
             return {"rank": self.catalogue_loss(batch, state)}
         ids, log_expected = self.sample(batch)
         positive = batch.positive_item.unsqueeze(2)
-        own, others = self.score(state, self.items(positive)), self.score(state, self.items(ids)[None, None])
-        kept = ids != positive
+        positive_logit = self.score(state, self.items(positive))
+        sampled_logits = self.score(state, self.items(ids)[None, None])
+        is_negative = ids != positive
         if self.config.original_loss == "cross-entropy":
-            every = torch.cat([own, (others - log_expected).masked_fill(~kept, MASKED)], 2)
-            return {"rank": mean_over(every.logsumexp(2) - own.squeeze(2), batch.target_mask)}
-        loss = ranking_max(own, others, kept, self.config.original_loss, self.config.score_weight)
-        return {"rank": mean_over(loss, batch.target_mask & kept.any(2))}
+            logits = torch.cat([positive_logit, (sampled_logits - log_expected).masked_fill(~is_negative, MASKED)], 2)
+            return {"rank": mean_over(logits.logsumexp(2) - positive_logit.squeeze(2), batch.target_mask)}
+        loss = ranking_max(positive_logit, sampled_logits, is_negative, self.config.original_loss, self.config.score_weight)
+        return {"rank": mean_over(loss, batch.target_mask & is_negative.any(2))}
 
     def sample(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The batch's targets and its shared negatives, at most ``samples`` of each; how often each is expected, as log.
+        """The batch's targets and its shared negatives, at most ``samples`` of each; log n, how often each is expected.
 
-        An item of popularity p is expected p times among every target and 1 / P times among every uniform negative; dividing
-        exp(score) by the sum makes both kinds of samples together one unbiased estimate of the sum over the catalogue.
+        Of P items, one of popularity p is expected p times in each target and 1 / P times in each negative, as long as
+        training draws its negatives uniformly. Dividing exp(score) by the sum over both kinds of samples makes them together
+        one unbiased estimate of the sum over the catalogue.
         """
         targets = evenly(batch.positive_item[batch.target_mask], self.samples)
         negatives = shared_negatives(batch, self.samples)
@@ -103,13 +114,14 @@ class GRU4Rec(SequentialRecommender[SequenceState]):
         return ids, expected.log()
 
 
-def ranking_max(own_BT1: Tensor, others_BTM: Tensor, kept_BTM: Tensor, kind: str, score_weight: float) -> Tensor:
-    """BPR-max or TOP1-max per target, B T, with s = softmax over the M negatives that are kept.
+def ranking_max(positive_BT1: Tensor, sampled_BTM: Tensor, is_negative_BTM: Tensor, kind: str, score_weight: float) -> Tensor:
+    """BPR-max or TOP1-max per target, B T; y is the positive's score, y_j those of the M samples, p their softmax over negatives.
 
-    bpr-max: -log sum_j s_j sigmoid(z - z_j) + weight * sum_j s_j z_j^2.  top1-max: sum_j s_j (sigmoid(z_j - z) + sigmoid(z_j^2)).
+    bpr-max:  -log sum_j p_j s(y - y_j) + weight * sum_j p_j y_j^2
+    top1-max: sum_j p_j (s(y_j - y) + s(y_j^2))
     """
-    log_s = others_BTM.masked_fill(~kept_BTM, MASKED).log_softmax(2)
-    s = log_s.exp()
+    log_p = sampled_BTM.masked_fill(~is_negative_BTM, MASKED).log_softmax(2)
+    p = log_p.exp()
     if kind == "top1-max":
-        return (s * ((others_BTM - own_BT1).sigmoid() + others_BTM.square().sigmoid())).sum(2)
-    return score_weight * (s * others_BTM.square()).sum(2) - (log_s + F.logsigmoid(own_BT1 - others_BTM)).logsumexp(2)
+        return (p * ((sampled_BTM - positive_BT1).sigmoid() + sampled_BTM.square().sigmoid())).sum(2)
+    return score_weight * (p * sampled_BTM.square()).sum(2) - (log_p + F.logsigmoid(positive_BT1 - sampled_BTM)).logsumexp(2)

@@ -1,22 +1,31 @@
 """JSR: joint modelling of search and recommendation (Zamani & Croft, DESIRES 2018; with item text, WSDM 2020).
 
-Users, items and queries share one set of vectors; each task has a head of its own, and both losses are minimised together:
+Users, items and queries share one set of vectors, and each task has a head of its own:
 
-    recommendation  phi_r(u o v),   search  phi_s(q o v),   phi(x) = w2^T relu(W1 x + b1) + b2,   L = L_rec + lambda L_search
+    recommendation  phi_r(u o e_v)      search  phi_s(q o e_v)      phi(x) = w2' relu(W1 x + b1) + b2
 
-where o is the product by element and L_search is weighed by the training loop (``search_weight``).
+where o is the product by element, e_v the candidate and q = e_q the query, the mean of its words. Two forms, which the titles
+tell apart, differ in u:
 
-The bodies of both papers and the authors' program were not available. Known are the 2018 abstract (two models learnt by a joint
-loss); a later paper of its first author (UIA, SIGIR 2023), by which the user is an id, a shared network precedes one layer per
-task, and a history came in only where the id gave way to a sequence encoder; and the 2020 abstract (the item's text is predicted
-from its vector). The layers, losses and sizes here are inferred from these.
+    JSR(id)     u = e_u                                             ``history`` none: neither history reaches a score
+    JSR(hist)   u = e_u + H_n,  H = Transformer(x_1 + p_1 .. x_n + p_n), causal                  ``history`` merged
+                x = e_v + k_r for a click,  x = e_q + mean e_v + k_s for a search with its clicked items, merged by time
 
-Two forms, which the titles tell apart. JSR(id) (``history`` none): u = e_u, so neither history reaches a score. JSR(hist)
-(``history`` merged, the default and the form to quote beside a table with sequential models): u = e_u + the last state of a
-causal Transformer over both histories merged by time, a search being its query plus the mean of its clicked items. Both forms
-depend on a target's prefix alone, so rows are packed.
+``position`` holds the p, ``kind`` the k. JSR(hist) is the default and the form to quote beside a table with sequential models.
+Both forms depend on a target's prefix alone, so rows are packed. Who has no events is scored by u = e_u in either form.
 
-``group`` and ``original`` are the same, the shared ranking loss on either task's rows: the papers' own losses are unknown to us.
+Objective: L = L_rec + lambda L_search, either being
+
+    the shared ranking loss + ``text_recon`` mean over v of (- mean over w of log softmax(<e_v, e_w>))
+
+for the batch's distinct positive items v and the words w of their text. ``group`` and ``original`` are the same: the papers' own
+losses are unknown to us. Rows of searches are the second task; the training loop weighs their whole objective by
+``search_weight``, which is lambda.
+
+Sources: the bodies of both papers and the authors' program were not available. Known are the 2018 abstract (two models learnt
+by a joint loss); a later paper of its first author (UIA, SIGIR 2023), by which the user is an id, a shared network precedes one
+layer per task, and a history came in only where the id gave way to a sequence encoder; and the 2020 abstract (the item's text is
+predicted from its vector). The layers, losses and sizes here are inferred from these.
 """
 
 from dataclasses import dataclass
@@ -26,7 +35,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from seerec.batch import Batch
+from seerec.batch import RECOMMENDATION, SEARCH, Batch
 from seerec.models.base import Kind, ModelConfig, NeuralRecommender, Vocabulary
 from seerec.models.inputs import InputLayer
 from seerec.models.layers import MASKED, EncoderLayer, ScoringMLP, dropout, history_mask, initialise
@@ -57,8 +66,8 @@ class JSRConfig(ModelConfig):
 class JSRState:
     """Both tasks' side of the product; a row's task says which head scores it."""
 
-    user: Tensor  # B T D
-    query: Tensor  # B T D
+    user: Tensor  # B T D   u
+    query: Tensor  # B T D   q
     task: Tensor  # B
 
 
@@ -101,8 +110,9 @@ class JSR(NeuralRecommender[JSRState]):
     def history(self, batch: Batch) -> Tensor:
         """B T D: the encoded last event of both histories merged; zeros where there is none."""
         merged = merge(batch)
-        searches = self.inputs.searches(batch.query, batch.click) + self.kind[1]
-        tokens = merged.arrange(self.inputs.items(batch.rec) + self.kind[0], searches) + self.position[merged.reach.position]
+        searches = self.inputs.searches(batch.query, batch.click) + self.kind[SEARCH]
+        clicks = self.inputs.items(batch.rec) + self.kind[RECOMMENDATION]
+        tokens = merged.arrange(clicks, searches) + self.position[merged.reach.position]
         x = dropout(tokens, self.config.dropout, self.training) * merged.present.unsqueeze(2)
         mask = history_mask(merged.present, causal=True)
         for layer in self.layers:
@@ -112,13 +122,16 @@ class JSR(NeuralRecommender[JSRState]):
     def score(self, state: JSRState, items_BTCD: Tensor) -> Tensor:
         """B T C: every row by the head of its task."""
         logits = items_BTCD.new_zeros(*state.user.shape[:2], items_BTCD.shape[2])
-        for task, head in enumerate((self.recommendation_head, self.search_head)):
+        for task, head in ((RECOMMENDATION, self.recommendation_head), (SEARCH, self.search_head)):
             rows = (state.task == task).nonzero().squeeze(1)
-            if len(rows):
-                items = items_BTCD if len(items_BTCD) == 1 else items_BTCD[rows]
-                asked = task == 1
-                sides = [state.user] * (not asked or self.config.personalised_search) + [state.query] * asked
-                logits = logits.index_copy(0, rows, head(*(side[rows].unsqueeze(2) * items for side in sides)))
+            if not len(rows):
+                continue
+            if task == RECOMMENDATION:
+                sides = [state.user]
+            else:
+                sides = [state.user, state.query] if self.config.personalised_search else [state.query]
+            items = items_BTCD if len(items_BTCD) == 1 else items_BTCD[rows]
+            logits = logits.index_copy(0, rows, head(*(side[rows].unsqueeze(2) * items for side in sides)))
         return logits
 
     def objective(self, batch: Batch, state: JSRState, kind: Kind = "group") -> dict[str, Tensor]:
@@ -135,10 +148,10 @@ class JSR(NeuralRecommender[JSRState]):
         """
         items = batch.positive_item[batch.target_mask].unique()
         text = self.inputs.item_text[items].long()
-        words, place = torch.unique(text, return_inverse=True)
+        words, column = torch.unique(text, return_inverse=True)
         logits = self.inputs.items(items) @ self.inputs.queries(words.unsqueeze(1)).T
         logits = logits.masked_fill(words == 0, MASKED)
         present = (text != 0).to(logits.dtype)
         count = present.sum(1)
-        loss = -(logits.log_softmax(1).gather(1, place) * present).sum(1) / count.clamp(min=1)
+        loss = -(logits.log_softmax(1).gather(1, column) * present).sum(1) / count.clamp(min=1)
         return mean_over(loss, count > 0)

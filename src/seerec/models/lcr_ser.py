@@ -1,11 +1,36 @@
-"""LCR-SER: latent cross reasoning for search-enhanced recommendation (arXiv 2508.04152).
+"""LCR-SER: latent cross reasoning for search-enhanced recommendation (Shi, Qin, Yu, Zhang, He, Fan & Xu, "Bridging Search
+and Recommendation through Latent Cross Reasoning", arXiv 2508.04152, 2025).
 
-Two causal encoders read the two histories; K latent steps feed the last states back, each side attending first to
-itself and then across to the other; a candidate-aware attention gathers all states, an MLP scores. The contexts of
-reasoning hold inputs (eq. 6), so keys and values of a history are projected once and shared by all targets of a packed
-row, all steps, the twin without cross-attention and all rollouts of stage 2.
+Equation numbers are the paper's, A-numbers the entries of docs/ambiguities.md. A side a is ``s`` (search) or ``r``
+(recommendation), b is the other one. E_r: clicked items; E_s: per search its query plus the mean of its clicked items; P and P~:
+learned positions of events and of steps; e(k) and h(k): input and output of step k; C(k): what it attends to; v: a candidate.
+MSA(q, C) takes queries from q, keys and values from C.
 
-Equation numbers are the paper's, A-numbers the register in ``lcr_ser_config.py``. Sides: ``s`` search, ``r`` recommendation.
+    eq. 1     H_a = FFN_a(MSA_a(E^_a, E^_a) + E^_a),  E^_a = E_a + P_a            ``history``; causal
+              h_a(0) = H_a at the last visible event
+    eq. 2     e_a(k) = h_a(k-1) + P~_a[k],  k = 1 .. K                             ``_steps``, to eq. 5
+    eq. 6     C_a(k) = [E^_a ; e_a(1) .. e_a(k)]                                   ``Contexts``
+    eq. 3     f_a = MSA_a(e_a(k), C_a(k)) + e_a(k)                                 in eq. 5 MSA_r reads C_s(k): A1
+    eq. 4, 5  h_a(k) = FFN_a(MCA_a(f_a, C_b(k)) + f_a)                             ``_cross``
+    eq. 7     H_a(K) = [H_a ; h_a(1) .. h_a(K)]                                    ``_aggregate``
+    eq. 8     w_a = Att(e_v, H_a(K))                                               ``TargetAttention``
+    eq. 10    y_v = MLP([e_u ; w_s ; w_r ; e_v])                                   ``score``
+
+Objective (``group`` and ``original`` are the same), v+ the clicked item, h~ from a twin run without MCA:
+
+    eq. 9     TCL = sum_a max(d(e_v+, h_a(K)) - d(e_v+, h~_a(K)) + m, 0)           ``contrastive``
+    eq. 12    L = BCE + lambda_TCL TCL + lambda_Reg |Phi|^2                        BCE: eq. 11; the last term is the optimiser's
+
+Stage 2, eq. 13 to 17, is GRPO over N runs from noisy h(0): ``training/reinforce.py``.
+
+Where the paper is silent: post-norm layers (A7) and a bilinear Att (A17) as in the group's programs; a norm after the residual
+of MCA (A8). A side without events starts from zeros (A12), and its C(k) holds step inputs alone.
+
+The preset ``paper`` is all this. ``best``, the default, departs from print: C(k) holds H_a for E^_a (A5); <w_s + w_r, e_v> is
+added to eq. 10; d is the cosine distance, m = 1 (A20, A21), and TCL has no gradient through e_v+ and the twin (A19).
+
+The history's part of C(k) changes with neither step nor run, so its keys and values are projected once and shared by all targets
+of a packed row, all steps, the twin and all N rollouts. Axes beside those of ``batch.py``: L events of a side, N rollouts.
 """
 
 import copy
@@ -32,12 +57,12 @@ class LCRState:
     user: Tensor  # B D
     encoded: dict[str, Tensor]  # side -> B L D                      H of eq. 1
     reach: dict[str, Reach]  # side -> which slots each target sees
-    start: dict[str, Tensor]  # side -> B T D                      h^(0)
+    start: dict[str, Tensor]  # side -> B T D                      h(0)
     layer_inputs: dict[str, list[Tensor]]  # side -> per layer B L D       what contexts are made of
     projected: dict[Key, KeysValues]  # the same as keys and values, projected once for every run from here
-    steps: dict[str, Tensor] | None = None  # side -> B T N K D              h^(1..K)
-    noisy_start: dict[str, Tensor] | None = None  # side -> B T N D          h^(0) of each rollout
-    cross: dict[str, Tensor] | None = None  # side -> B T N K L   weights of the other side's events, mean over heads
+    steps: dict[str, Tensor] | None = None  # side -> B T N K D              h(1) .. h(K)
+    run_start: dict[str, Tensor] | None = None  # side -> B T N D            h(0) of each run, with its noise if any
+    cross: dict[str, Tensor] | None = None  # side -> B T N KM L   MCA's weights of events, mean over heads; M layers with MCA
     rollouts: bool = False  # True: the N axis is part of the scores
 
 
@@ -63,7 +88,7 @@ class LCRSER(ReasoningRecommender[LCRState]):
         if config.shared_cross:
             self.recommendation.cross = self.search.cross
         if config.aggregation == "target":
-            self.target = nn.ModuleDict({s: TargetAttention(d, config.attention, config.heads) for s in SIDES})
+            self.target = nn.ModuleDict({side: TargetAttention(d, config.attention, config.heads) for side in SIDES})
         if config.scorer != "dot":
             self.mlp = ScoringMLP((d, d, d, d), config.hidden, config.dropout)
         initialise(self)
@@ -73,8 +98,8 @@ class LCRSER(ReasoningRecommender[LCRState]):
             self.twin_search, self.twin_recommendation = copy.deepcopy((self.search, self.recommendation))
 
     @property
-    def _own_source(self) -> dict[str, str]:
-        """Whose inputs each side's self-attention reads while reasoning (A1)."""
+    def _self_attends_to(self) -> dict[str, str]:
+        """Whose context each side's self-attention reads while reasoning (A1)."""
         return {"s": "s", "r": "r" if self.config.self_context == "own" else "s"}
 
     def sides(self, twin: bool = False) -> dict[str, LatentSide]:
@@ -91,26 +116,27 @@ class LCRSER(ReasoningRecommender[LCRState]):
         present = {"s": batch.searched, "r": batch.rec != 0}
         seen = {"s": batch.search_seen, "r": batch.rec_seen}
         reaches = {side: reach(present[side], seen[side]) for side in SIDES}
-        state = LCRState(self.inputs.users(batch.user), {}, reaches, {}, {}, {})
+        user = self.inputs.users(batch.user)
+        encoded: dict[str, Tensor] = {}
+        start: dict[str, Tensor] = {}
+        layer_inputs: dict[str, list[Tensor]] = {}
         for side in SIDES:
-            index = reaches[side].position
+            position = reaches[side].position
             if self.config.position == "recent":
-                index = present[side].sum(1, keepdim=True) - 1 - index
-            x = (tokens[side] + self.position[side][index.clamp(min=0)]) * present[side].unsqueeze(2)
+                position = present[side].sum(1, keepdim=True) - 1 - position
+            x = (tokens[side] + self.position[side][position.clamp(min=0)]) * present[side].unsqueeze(2)
             mask = history_mask(present[side], self.config.causal)
-            layers: list[Tensor] = []
+            raw: list[Tensor] = []
             for layer in self.sides()[side].layers:
-                layers.append(x)
+                raw.append(x)
                 x = layer(x, mask) * present[side].unsqueeze(2)
-            state.encoded[side] = x
-            state.layer_inputs[side] = layers if self.config.context == "raw" else [x] * len(layers)
-            start = reaches[side].gather(x)
+            encoded[side] = x
+            layer_inputs[side] = raw if self.config.context == "raw" else [x] * len(raw)
+            start[side] = reaches[side].gather(x)
             if self.config.empty == "learned":
-                start = torch.where(reaches[side].any.unsqueeze(2), start, self.empty[side])
-            state.start[side] = start
-        if self.config.steps:
-            state.projected.update(project(self.sides(), self._own_source, state.layer_inputs))
-        return state
+                start[side] = torch.where(reaches[side].any.unsqueeze(2), start[side], self.empty[side])
+        projected = project(self.sides(), self._self_attends_to, layer_inputs) if self.config.steps else {}
+        return LCRState(user, encoded, reaches, start, layer_inputs, projected)
 
     # -- latent cross reasoning, eq. 2 to 7 -------------------------------------------------------------------------
 
@@ -124,49 +150,49 @@ class LCRSER(ReasoningRecommender[LCRState]):
         steps, cross = self._steps(state, start)
         if self.config.trajectory == "data" and noise_BTND is not None:
             steps = {side: steps[side].detach() for side in SIDES}
-        return replace(state, steps=steps, noisy_start=start, cross=cross, rollouts=noise_BTND is not None)
+        return replace(state, steps=steps, run_start=start, cross=cross, rollouts=noise_BTND is not None)
 
     def _steps(
         self, state: LCRState, start: dict[str, Tensor], *, twin: bool = False
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Run the recursion from ``start`` (side -> B T N D), without cross-attention for the twin.
 
-        Returns h^(1..K), B T N K D, and the weights of the other side's events, B T N K L, both by side.
+        Returns h(1) .. h(K), B T N K D, and ``LCRState.cross``, both by side.
         """
         config, sides = self.config, self.sides(twin)
         b, t, n, d = start["r"].shape
-        source = self._own_source
-        visible = {s: state.reach[s].visible.unsqueeze(2).expand(b, t, n, -1).flatten(1, 2) for s in SIDES}
+        source = self._self_attends_to
+        visible = {side: state.reach[side].visible.unsqueeze(2).expand(b, t, n, -1).flatten(1, 2) for side in SIDES}
         separate = twin and config.twin == "separate"
         history = project(sides, source, state.layer_inputs) if separate else state.projected
         contexts = Contexts(sides, source, history, crossing=not twin or config.twin == "last_step")
-        h = {side: start[side].flatten(1, 2) for side in SIDES}
+        h = {side: start[side].flatten(1, 2) for side in SIDES}  # every target of every rollout is a query of its row
         outputs: dict[str, list[Tensor]] = {side: [] for side in SIDES}
         weights: dict[str, list[Tensor]] = {side: [] for side in SIDES}
         for k in range(config.steps):
-            x = {side: h[side] + self._step_position(side, k) for side in SIDES}  # eq. 2
+            step_input = {side: h[side] + self._step_position(side, k) for side in SIDES}  # eq. 2
             crossing = not twin or (config.twin == "last_step" and k + 1 < config.steps)
-            for depth in range(config.layers):
-                contexts.extend(depth, x)  # eq. 6
-                new: dict[str, Tensor] = {}
+            for depth in range(config.layers):  # the paper has one layer
+                contexts.extend(depth, step_input)  # eq. 6
+                output: dict[str, Tensor] = {}
                 for side in SIDES:
-                    layer = sides[side].layer(depth)
-                    own = contexts.own("self", side, depth, drop_last=not config.includes_current)
-                    past = contexts.history["self", side, depth]
-                    update, _ = layer.attention(layer.context(x[side]), past, visible[source[side]], own)
-                    f = layer.join(x[side], update, layer.norm_attention)  # eq. 3
-                    fresh = new["s"] if side == "r" and config.update == "search_first" else None
-                    f, w = self._cross(sides[side], contexts, side, depth, f, visible, crossing, fresh)
-                    if w is not None:
-                        weights[side].append(w)
-                    new[side] = layer.feed(f)  # eq. 4
-                x = new
-            h = x
+                    layer, past = sides[side].layer(depth), contexts.history["self", side, depth]
+                    step_inputs = contexts.step_inputs("self", side, depth, drop_last=not config.includes_current)
+                    query = layer.context(step_input[side])
+                    update, _ = layer.attention(query, past, visible[source[side]], step_inputs)
+                    f = layer.join(step_input[side], update, layer.norm_attention)  # eq. 3 and 5
+                    fresh = output["s"] if side == "r" and config.update == "search_first" else None
+                    crossed, cross_weights = self._cross(sides[side], contexts, side, depth, f, visible, crossing, fresh)
+                    if cross_weights is not None:
+                        weights[side].append(cross_weights)
+                    output[side] = layer.feed(crossed)  # eq. 4 and 5
+                step_input = output
+            h = step_input
             for side in SIDES:
                 outputs[side].append(h[side])
         none = start["r"].new_zeros(b, t * n, 0, d)
-        steps = {s: (torch.stack(outputs[s], 2) if outputs[s] else none).unflatten(1, (t, n)) for s in SIDES}
-        cross = {s: (torch.stack(weights[s], 2) if weights[s] else none).unflatten(1, (t, n)) for s in SIDES}
+        steps = {side: (torch.stack(outputs[side], 2) if outputs[side] else none).unflatten(1, (t, n)) for side in SIDES}
+        cross = {side: (torch.stack(weights[side], 2) if weights[side] else none).unflatten(1, (t, n)) for side in SIDES}
         return steps, cross
 
     def _cross(
@@ -180,18 +206,21 @@ class LCRSER(ReasoningRecommender[LCRState]):
         crossing: bool,
         fresh: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """MCA of eq. 4 and 5 with its residual; in the twin (A18) the update is zero, or the whole join is skipped."""
+        """MCA_a(f_a, C_b(k)) + f_a of eq. 4 and 5, and its weights; in the twin the update is zero, or all is skipped (A18).
+
+        ``fresh``: the other side's output of this step, where A2 shows it.
+        """
         attention, layer = encoder.attention_across(depth), encoder.layer(depth)
         if attention is None:
             return f, None
         norm = encoder.cross_norm(depth)
         if not crossing:
             return (f if self.config.twin == "skip_norm" else layer.join(f, torch.zeros_like(f), norm)), None
-        own = contexts.own("cross", side, depth) if self.config.cross_steps else None
+        step_inputs = contexts.step_inputs("cross", side, depth) if self.config.cross_steps else None
         if fresh is not None:
-            own = append(own, attention.own_keys_values(self.search.layer(depth).context(fresh)))
+            step_inputs = append(step_inputs, attention.own_keys_values(self.search.layer(depth).context(fresh)))
         query = norm(f) if self.config.block == "pre" else f
-        update, weights = attention(query, contexts.history["cross", side, depth], visible[OTHER[side]], own)
+        update, weights = attention(query, contexts.history["cross", side, depth], visible[OTHER[side]], step_inputs)
         return layer.join(f, update, norm), weights
 
     def _step_position(self, side: str, k: int) -> Tensor | float:
@@ -202,42 +231,43 @@ class LCRSER(ReasoningRecommender[LCRState]):
 
     def score(self, state: LCRState, items_BTCD: Tensor) -> Tensor:
         """Logits B T C, or B T N C after ``reason`` with noise."""
-        w = {side: self._aggregate(state, side, items_BTCD) for side in SIDES}  # B T N C D
+        w = {side: self._aggregate(state, side, items_BTCD) for side in SIDES}  # eq. 8, B T N C D
         e_v = items_BTCD.unsqueeze(2)
         logits = torch.zeros((), device=e_v.device)
         if self.config.scorer != "mlp":
             logits = logits + ((w["s"] + w["r"]) * e_v).sum(-1)
         if self.config.scorer != "dot":
-            logits = logits + self.mlp(state.user[:, None, None, None], w["s"], w["r"], e_v)
+            logits = logits + self.mlp(state.user[:, None, None, None], w["s"], w["r"], e_v)  # eq. 10
         return logits if state.rollouts else logits.squeeze(2)
 
     def _aggregate(self, state: LCRState, side: str, items_BTCD: Tensor) -> Tensor:
-        """W of eq. 8 over H^(K) of eq. 7, or one of table 3's means; B T N C D (C = 1 for the means)."""
+        """The vector w of eq. 8 over H(K) of eq. 7, or one of table 3's means; B T N C D (C = 1 for the means)."""
         assert state.steps is not None
-        steps, encoded, seen = state.steps[side], state.encoded[side], state.reach[side]
+        steps, encoded, side_reach = state.steps[side], state.encoded[side], state.reach[side]
         k = steps.shape[3]
         if self.config.aggregation == "target":
-            visible, own_visible = seen.visible, seen.any.new_ones(*seen.any.shape, k)
+            visible, steps_visible = side_reach.visible, side_reach.any.new_ones(*side_reach.any.shape, k)
             if self.config.perturb_history:  # A16: the last history state gives way to its noisy copy
-                assert state.noisy_start is not None
+                assert state.run_start is not None
                 slot = torch.arange(encoded.shape[1], device=encoded.device)
-                visible = visible & (slot != seen.last.unsqueeze(2))
-                steps = torch.cat([state.noisy_start[side].unsqueeze(3), steps], 3)
-                own_visible = torch.cat([seen.any.unsqueeze(2), own_visible], 2)
-            return self.target[side](items_BTCD, encoded, visible, steps, own_visible)
+                visible = visible & (slot != side_reach.last.unsqueeze(2))
+                steps = torch.cat([state.run_start[side].unsqueeze(3), steps], 3)
+                steps_visible = torch.cat([side_reach.any.unsqueeze(2), steps_visible], 2)
+            # eq. 7 and 8: [H ; steps] under one softmax
+            return self.target[side](items_BTCD, encoded, visible, steps, steps_visible)
         if self.config.aggregation == "last":
             last = steps[:, :, :, -1] if k else state.start[side].unsqueeze(2)
             return last.unsqueeze(3)
-        total, count = steps.sum(3), torch.full_like(seen.any, k, dtype=steps.dtype)
+        total, count = steps.sum(3), torch.full_like(side_reach.any, k, dtype=steps.dtype)
         if self.config.aggregation == "mean" or k == 0:
-            mask = seen.visible.to(steps.dtype)
+            mask = side_reach.visible.to(steps.dtype)
             total, count = total + (mask @ encoded).unsqueeze(2), count + mask.sum(2)
         return (total / count.clamp(min=1)[:, :, None, None]).unsqueeze(3)
 
     # -- stage 1, eq. 9, 11 and 12 ----------------------------------------------------------------------------------
 
     def objective(self, batch: Batch, state: LCRState, kind: Kind = "group") -> dict[str, Tensor]:  # noqa: ARG002
-        """Ranking loss plus the weighted contrastive loss (eq. 12; its L2 term is the optimiser's)."""
+        """``rank`` of eq. 11 and the weighted ``tcl`` of eq. 9, which eq. 12 adds up; its L2 term is the optimiser's."""
         logits = self.score(state, self.items(batch.candidates))
         terms = {"rank": ranking_loss(logits, batch.positive, batch.target_mask, self.config.loss)}
         if self.config.contrastive_weight > 0 and self.config.steps > 0:  # A23: at K = 0 it is a constant
@@ -245,12 +275,12 @@ class LCRSER(ReasoningRecommender[LCRState]):
         return terms
 
     def contrastive(self, batch: Batch, state: LCRState) -> Tensor:
-        """Eq. 9, positives only (A22): the crossed states should be nearer to the target than their twin's."""
+        """Eq. 9, positives only (A22): the crossed states should be nearer to the target than the twin's."""
         assert state.steps is not None
-        assert state.noisy_start is not None
+        assert state.run_start is not None
         stopped = self.config.detach in ("twin", "both")
         with torch.set_grad_enabled(torch.is_grad_enabled() and not stopped):
-            twin, _ = self._steps(state, state.noisy_start, twin=True)
+            twin, _ = self._steps(state, state.run_start, twin=True)
         target = self.items(batch.positive_item)
         if self.config.detach in ("target", "both"):
             target = target.detach()

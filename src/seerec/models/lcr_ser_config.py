@@ -1,7 +1,7 @@
-"""LCR-SER's settings: every switch of the ambiguity register (A1 ... A54), its default and the reason.
+"""LCR-SER's settings: the model's switches of the ambiguity register (docs/ambiguities.md), each with its default and reason.
 
-The defaults are the faithful reading. ``PRESETS`` names two whole settings: ``paper`` is the form the paper prints,
-``best`` the one that did best on validation (docs/results.md).
+The defaults are the faithful reading, and what the preset ``paper`` runs; ``best`` is the one that did best on validation
+(``training/presets.py``, docs/results.md). Stage 2's switches are in ``config.ReinforceSettings``.
 """
 
 from typing import Annotated, Literal

@@ -1,25 +1,31 @@
 """NRHUB: news recommendation with heterogeneous user behaviour (Wu et al., EMNLP 2019).
 
 Three bags stand for the user: browsed items, queries, items clicked in searches. Each view is pooled by attention, the views
-by a second attention, and the user scores an item by a dot product. No order, no user id. For the events x of a view
+by a second attention, and the user scores an item by a dot product. No order, no user id. With x the events of a view that a
+target may see, and parameters U, b, v of each view's own (``view``), U', b', v' of the second attention (``user_view``):
 
-    a = softmax(v^T tanh(U x + b)),  p = sum a x               per view, over what a target may see
-    y = tanh(W p + c),  user = sum_views softmax(v'^T tanh(U' y + b')) y,  item = tanh(W' e_v + c'),  score = <user, item>
+    a = softmax(v^T tanh(U x + b)),  p = sum_events a x                                    per view
+    y = tanh(W p + c)                                                                      W, c: ``user_projection``
+    a' = softmax(v'^T tanh(U' y + b')),  user = sum_views a' y
+    item = tanh(W' e_v + c'),  score = <user, item>                                        W', c': ``item_projection``
 
 The logits v^T tanh(U x + b) belong to the event alone, so a packed row makes them once; every target has its own masked
 softmax over them, and one matrix product pools all targets of a row.
 
-This is the form in which the group of LCR-SER ran NRHUB on Kuaishou's data (their IV4Rec program, class NRHUB_kuaishou), whose
-layers these are with the events' vectors taken from the shared input layer, at ``dense`` 200, ``attention`` 100. It replaces
-the original's text encoders (a CNN and an attention over words for titles and queries) by item and query vectors, and pools the
-events' own vectors, while the original notebook pools their tanh projections.
+A user without any events is the zero vector and scores everything 0.
 
-Differs from that program: a view without events drops out of the second attention (theirs pools a uniform mean of padding); v
-starts Xavier normal instead of N(0, 1), which saturates the softmax; the events' vectors pass dropout. A user without any events
-is the zero vector and scores everything 0.
+Objective ``group``: the shared ranking loss, which the group's program has too (binary cross-entropy). ``original``: softmax
+over the positive and its negatives.
 
-``group``: the shared ranking loss, which the group's program has too (binary cross-entropy). ``original``: softmax over the
-positive and its negatives.
+This is the form in which the group ran NRHUB on Kuaishou's data (its IV4Rec program, class NRHUB_kuaishou), at ``dense`` 200 and
+``attention`` 100. Differences (the group's in brackets):
+
+- A view without events drops out of the second attention [it is the uniform mean of padding].
+- v and v' start Xavier normal [N(0, 1), which saturates the softmax].
+- The events' vectors come from the shared input layer and pass dropout [frozen vectors, no dropout].
+
+The authors' notebook (wuch15/NRHUB) makes vectors of titles and queries by a CNN and an attention over words, and pools the
+events' tanh projections, not the events.
 """
 
 from dataclasses import dataclass
@@ -46,8 +52,8 @@ class NRHUBConfig(ModelConfig):
     """Width of the attention over views (100 in the group's program)."""
 
 
-class View(nn.Module):
-    """Attention over the events of a view, or over the views: logits v^T tanh(U x + b)."""
+class AdditiveAttention(nn.Module):
+    """Logits v^T tanh(U x + b) of the events of a view, or of the views."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -59,7 +65,7 @@ class View(nn.Module):
         return self.vector(self.projection(x).tanh()).squeeze(-1)
 
 
-def weights(logits: Tensor, visible: Tensor) -> Tensor:
+def visible_softmax(logits: Tensor, visible: Tensor) -> Tensor:
     """Softmax over the last axis where ``visible``; zeros where nothing is."""
     return logits.masked_fill(~visible, MASKED).softmax(-1) * visible
 
@@ -87,25 +93,25 @@ class NRHUB(NeuralRecommender[NRHUBState]):
         d = config.width
         self.config = config
         self.inputs = InputLayer(vocabulary, config)
-        self.view = nn.ModuleDict({name: View(d, config.dense) for name in VIEWS})
+        self.view = nn.ModuleDict({name: AdditiveAttention(d, config.dense) for name in VIEWS})
         self.user_projection = nn.Linear(d, config.dense)
-        self.user_view = View(config.dense, config.attention)
+        self.user_view = AdditiveAttention(config.dense, config.attention)
         self.item_projection = nn.Linear(d, config.dense)
         initialise(self)
 
     def items(self, ids: Tensor) -> Tensor:
-        """Tanh(W' e_v + c'), ``dense`` wide; padding gives zeros."""
+        """An item's vector tanh(W' e_v + c'), ``dense`` wide; padding gives zeros."""
         return self.item_projection(self.inputs.items(ids)).tanh() * (ids != 0).unsqueeze(-1)
 
     def encode(self, batch: Batch) -> NRHUBState:
         """Pool the three bags for every target, then the bags."""
-        browsed = reach(batch.rec != 0, batch.rec_seen).visible
-        searched = reach(batch.searched, batch.search_seen).visible
-        query, click = (batch.query != 0).any(2), batch.click != 0
+        rec_visible = reach(batch.rec != 0, batch.rec_seen).visible
+        search_visible = reach(batch.searched, batch.search_seen).visible
+        has_words, is_click = (batch.query != 0).any(2), batch.click != 0
         visible = {
-            "browsed": browsed,
-            "query": searched & query.unsqueeze(1),
-            "clicked": (searched.unsqueeze(3) & click.unsqueeze(1)).flatten(2),
+            "browsed": rec_visible,
+            "query": search_visible & has_words.unsqueeze(1),
+            "clicked": (search_visible.unsqueeze(3) & is_click.unsqueeze(1)).flatten(2),
         }
         events = {
             "browsed": self.inputs.items(batch.rec),
@@ -113,13 +119,13 @@ class NRHUB(NeuralRecommender[NRHUBState]):
             "clicked": self.inputs.items(batch.click.flatten(1)),
         }
         pooled, present = [], []
-        for name, view in self.view.items():
+        for name, attention in self.view.items():
             x = dropout(events[name], self.config.dropout, self.training)
-            pooled.append(weights(view(x).unsqueeze(1), visible[name]) @ x)
+            pooled.append(visible_softmax(attention(x).unsqueeze(1), visible[name]) @ x)  # p, B T D
             present.append(visible[name].any(2))
         y = self.user_projection(torch.stack(pooled, 2)).tanh()  # B T 3 dense
-        share = weights(self.user_view(y), torch.stack(present, 2))
-        return NRHUBState((share.unsqueeze(3) * y).sum(2), share)
+        weight = visible_softmax(self.user_view(y), torch.stack(present, 2))  # a'
+        return NRHUBState((weight.unsqueeze(3) * y).sum(2), weight)
 
     def score(self, state: NRHUBState, items_BTCD: Tensor) -> Tensor:
         """B T C."""

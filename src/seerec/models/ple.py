@@ -1,4 +1,11 @@
-"""Progressive layered extraction (Tang et al., RecSys 2020), one level: experts that all tasks share, and each task's own."""
+"""Progressive layered extraction (Tang et al., RecSys 2020), one level: experts that all tasks share, and each task's own.
+
+For the input z and task j
+
+    E_k(z) = relu(A_k z + a_k)          expert k              experts, here a task's own; the shared ones are handed over
+    g_j(z) = softmax(G_j z + b_j)       weights over k        gate: shared experts first, then the task's own
+    y_j = MLP_j(tower_j(sum_k g_jk(z) E_k(z)))                tower: layers with ReLU; output: the MLP, one logit
+"""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,7 +21,7 @@ from seerec.models.layers import ScoringMLP, dropout
 class TaskHead(nn.Module):
     """What one task owns: experts, a gate over [shared ; own] experts, a tower, an MLP. Dropout follows every ReLU.
 
-    The input is ``parts`` vectors of ``width``; experts and gate act on each at its own size, so that what candidates
+    z is ``parts`` vectors of ``width`` side by side; experts and gate act on each at its own size, so that what candidates
     share is multiplied once.
     """
 
@@ -37,17 +44,19 @@ class TaskHead(nn.Module):
         self.dropout = dropout
 
     def forward(self, parts: Sequence[Tensor], shared: nn.ModuleList) -> Tensor:
-        """Parts whose leading axes broadcast, and the shared experts -> logits without the last axis."""
+        """Parts of z whose leading axes broadcast, and the shared experts -> logits without the last axis."""
+        # All experts and the gate are one matrix product, [A_1 ; .. ; A_n ; G] z.
         layers = [cast(nn.Linear, layer) for layer in (*shared, *self.experts, self.gate)]
-        weights = torch.cat([layer.weight for layer in layers]).chunk(len(parts), 1)
-        # From the last part to the first: UniSAR's first two are the big ones.
-        x = F.linear(parts[-1], weights[-1], torch.cat([layer.bias for layer in layers]))
-        for part, weight in zip(parts[-2::-1], weights[-2::-1], strict=True):
+        weight_of_part = torch.cat([layer.weight for layer in layers]).chunk(len(parts), 1)
+        # From the last part to the first: the small parts come last (the user, the query), so that sums stay small until
+        # candidates join.
+        x = F.linear(parts[-1], weight_of_part[-1], torch.cat([layer.bias for layer in layers]))
+        for part, weight in zip(parts[-2::-1], weight_of_part[-2::-1], strict=True):
             x = x + F.linear(part, weight)
         count = self.gate.out_features
-        experts, gate = x.split([x.shape[-1] - count, count], -1)
-        experts = dropout(F.relu(experts), self.dropout, self.training).unflatten(-1, (count, -1))
-        x = (gate.softmax(-1).unsqueeze(-2) @ experts).squeeze(-2)
+        expert_outputs, gate_logits = x.split([x.shape[-1] - count, count], -1)
+        expert_outputs = dropout(F.relu(expert_outputs), self.dropout, self.training).unflatten(-1, (count, -1))
+        x = (gate_logits.softmax(-1).unsqueeze(-2) @ expert_outputs).squeeze(-2)
         for layer in self.tower:
             x = dropout(F.relu(layer(x)), self.dropout, self.training)
         logits: Tensor = self.output(x)

@@ -1,7 +1,7 @@
 """Which items were clicked for which query in training batches: the graph from which Query-SeqRec draws substitutes."""
 
-from dataclasses import dataclass, fields, replace
-from typing import NamedTuple, Self
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -70,10 +70,6 @@ class Augmented(Batch):
     """A batch whose inputs were replaced at random."""
 
     intact: Tensor  # B S N   bool, true where a click is still the one that happened
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same batch on ``device``."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 def bag(words: Tensor) -> Tensor:

@@ -1,17 +1,20 @@
 """Query-SeqRec: query-aware sequential recommendation (He, Zhao, Wang, Lin, Kale & McAuley, CIKM 2022).
 
 Both histories become one sequence in order of time in which a search is its query's token followed by its clicked items, so
-L <= R + S (1 + N) slots. A query is the mean of its words, a token x_i = e + P_i + (item or query), and a causal Transformer
-whose attention normalises only its query predicts items alone:
+L <= R + S (1 + N) slots. With e_i an item's vector or the mean of a query's words, P_i the position, k_i one vector for items and
+one for queries, a causal Transformer whose attention normalises only its query predicts items alone:
 
-    Q = LN(X),  A = Q + attention(Q, X, X),  Z = LN(A),  X' = Z + FFN(Z),  FFN(z) = z + W2 relu(W1 z + b1) + b2;  finally LN
+    x_i = e_i + P_i + k_i
+    Q = LN(X),  A = Q + attention(Q, X, X; causal),  Z = LN(A),
+    X' = Z + FFN(Z),  FFN(z) = z + W2 relu(W1 z + b1) + b2               each block (Z enters twice)
+    F = LN(X') after the last block,  score of item v = <F_t, e_v>       t the last token that a target sees
 
-(so Z enters twice). The state at the last visible token scores item v as <x_t, e_v>. The model is causal: rows are packed.
+Who has seen nothing is the zero vector, so all candidates tie.
 
-``group``: the shared ranking loss at the batch's targets. ``original``: cross-entropy over the catalogue at every token whose
-next one is an item: the targets that see any (each follows the last one), and the clicked items of searches, each predicted from
-the token before it. A search counts in the one packed row whose targets it precedes, not again where it is only history.
-Nothing is predicted from an item before a query.
+Objective ``group``: the shared ranking loss at the batch's targets. ``original``: mean of -log softmax(score of v among all
+items) over the tokens whose next one is an item v: the targets that see any (each follows the last one), and the clicked items
+of searches, each predicted from the token before it. A search counts in the one packed row whose targets it precedes, not again
+where it is only history. Nothing is predicted from an item before a query.
 
 While training, inputs are replaced at random (``augment``): an item with probability p_i, a query with p_q; with probability g
 by a neighbour in the graph of queries and the items clicked for them (an item clicked for the query; a query that led to its
@@ -43,7 +46,8 @@ Differences (theirs in brackets):
 - A random item is any; any query may be replaced [one that was clicked for a query; not the last token's, nor one that begins
   with the table's first word]. The graph has each pair once [a file that was not released, made with a threshold].
 - Tables, positions and kinds start normal, linear layers Xavier normal [all Xavier uniform].
-The paper's body was not available: the form is that of the program.
+
+Source: the authors' program; the paper's body was not available.
 """
 
 from dataclasses import dataclass, replace
@@ -100,7 +104,7 @@ class QuerySeqRecState:
     """``vector`` is the state after the last token that each target sees."""
 
     vector: Tensor  # B T D
-    encoded: Tensor  # B L D
+    encoded: Tensor  # B L D   F
     place: Tensor  # B S 1+N   as in ``Tokens``
 
 
@@ -133,40 +137,41 @@ class QuerySeqRec(NeuralRecommender[QuerySeqRecState]):
 
     def tokens(self, batch: Batch) -> Tokens:
         """The events of each row as one sequence."""
-        r, click = batch.rec.shape[1], batch.click[..., : self.config.clicks]
+        r, click = batch.rec.shape[1], batch.click[..., : self.config.clicks]  # here N <= ``clicks``
         query, clicked = self.inputs.queries(batch.query).unsqueeze(2), self.inputs.items(click)
         if self.config.early_query:
             clicked = clicked + query
         vectors = torch.cat([self.inputs.items(batch.rec), torch.cat([query, clicked], 2).flatten(1, 2)], 1)
-        inside = torch.cat([batch.searched.unsqueeze(2), (click != 0) & batch.searched.unsqueeze(2)], 2)  # B S 1+N
-        width = inside.shape[2]
-        present = torch.cat([batch.rec != 0, inside.flatten(1)], 1)
+        in_search = torch.cat([batch.searched.unsqueeze(2), (click != 0) & batch.searched.unsqueeze(2)], 2)  # B S 1+N
+        places = in_search.shape[2]
+        present = torch.cat([batch.rec != 0, in_search.flatten(1)], 1)
         is_query = torch.zeros_like(present)
-        is_query[:, r::width] = batch.searched
-        # The order of the events, then inside a search its query before its clicks.
-        event = merge(batch).place * width
-        within = event[:, r:, None] + torch.arange(width, device=event.device)
-        rank = torch.cat([event[:, :r], within.flatten(1)], 1).masked_fill(~present, torch.iinfo(event.dtype).max)
+        is_query[:, r::places] = batch.searched
+        # Rank = event x (1 + N) + place inside the search: events by time, then a query before its clicks.
+        event_rank = merge(batch).place * places
+        search_rank = event_rank[:, r:, None] + torch.arange(places, device=event_rank.device)
+        rank = torch.cat([event_rank[:, :r], search_rank.flatten(1)], 1).masked_fill(~present, torch.iinfo(event_rank.dtype).max)
         order = rank.argsort(dim=1, stable=True)
         slot = torch.arange(order.shape[1], device=order.device).expand_as(order)
-        place = torch.empty_like(order).scatter_(1, order, slot)[:, r:].unflatten(1, (-1, width))
+        place = torch.empty_like(order).scatter_(1, order, slot)[:, r:].unflatten(1, (-1, places))
         order = order[:, : max(1, int(present.sum(1).max()))]  # most searches have far fewer clicks than slots
-        searches = reach(batch.searched, batch.search_seen).visible
-        seen = batch.rec_seen + (searches * inside.sum(2).unsqueeze(1)).sum(2)
+        search_visible = reach(batch.searched, batch.search_seen).visible
+        seen = batch.rec_seen + (search_visible * in_search.sum(2).unsqueeze(1)).sum(2)
         vectors = vectors.gather(1, order.unsqueeze(2).expand(-1, -1, vectors.shape[2]))
         ordered = present.gather(1, order)
         return Tokens(vectors, ordered, is_query.gather(1, order), reach(ordered, seen), place)
 
     def encode(self, batch: Batch) -> QuerySeqRecState:
         """Encode the tokens once; gather each target's state."""
-        tokens, present, is_query, seen, place = self.tokens(batch)
-        x = tokens + self.position[seen.position] + self.kind[is_query.long()]
-        x = dropout(x, self.config.dropout, self.training) * present.unsqueeze(2)
-        mask = history_mask(present, causal=True)
+        tokens = self.tokens(batch)
+        present = tokens.present.unsqueeze(2)
+        x = tokens.vectors + self.position[tokens.reach.position] + self.kind[tokens.is_query.long()]
+        x = dropout(x, self.config.dropout, self.training) * present
+        mask = history_mask(tokens.present, causal=True)
         for block in self.blocks:
-            x = block(x, mask) * present.unsqueeze(2)
-        x = self.norm(x)
-        return QuerySeqRecState(seen.gather(x), x, place)
+            x = block(x, mask) * present
+        encoded = self.norm(x)
+        return QuerySeqRecState(tokens.reach.gather(encoded), encoded, tokens.place)
 
     def score(self, state: QuerySeqRecState, items_BTCD: Tensor) -> Tensor:
         """B T C."""
@@ -191,16 +196,17 @@ class QuerySeqRec(NeuralRecommender[QuerySeqRecState]):
         return {"rank": self.catalogue_loss(batch, replace(state, vector=vector), positive)}
 
     def labels(self, batch: Batch) -> Tensor:
-        """B S N bool: which clicks of searches are predicted, so that over an epoch each counts about once.
+        """B S N bool: which clicks of searches are predicted.
 
-        Those of searches after the last recommendation that the row's first target sees, and before its last target.
+        The windows of a user overlap, but each click should train once per epoch, or about that: in the window whose targets
+        it stands among. So its search comes after all recommended clicks that the first target sees, and before the last target.
         """
-        targets, n = batch.target_mask, batch.rec.shape[1]
-        first = batch.rec_seen.masked_fill(~targets, n).amin(1, keepdim=True)
-        last = (batch.search_seen * targets).amax(1, keepdim=True)
-        index = reach(batch.searched, batch.search_seen).position
-        recommendations = merge(batch).place[:, n:] - index  # that precede each search
-        counted = batch.searched & (index < last) & (recommendations >= first)
+        targets, r = batch.target_mask, batch.rec.shape[1]
+        first_target_sees = batch.rec_seen.masked_fill(~targets, r).amin(1, keepdim=True)
+        last_target_sees = (batch.search_seen * targets).amax(1, keepdim=True)
+        searches_before = reach(batch.searched, batch.search_seen).position
+        recommendations_before = merge(batch).place[:, r:] - searches_before
+        counted = batch.searched & (recommendations_before >= first_target_sees) & (searches_before < last_target_sees)
         label = counted.unsqueeze(2) & (batch.click > 1)
         label[..., self.config.clicks :] = False
         return label & batch.intact if isinstance(batch, Augmented) else label
@@ -220,21 +226,20 @@ class QuerySeqRec(NeuralRecommender[QuerySeqRecState]):
         item = torch.where(_chosen(known, g), neighbour, self._random_items(batch.click))
         click = torch.where(_chosen(batch.click != 0, p_i), item, batch.click)
         query = self._replaced_queries(batch, p_q, g) if len(self.graph.words) else batch.query
-        same = click == batch.click
-        return Augmented(**{**vars(batch), "rec": rec, "click": click, "query": query}, intact=same)
+        return Augmented(**{**vars(batch), "rec": rec, "click": click, "query": query}, intact=click == batch.click)
 
     def _random_items(self, like: Tensor) -> Tensor:
         return torch.randint_like(like, 2, max(3, len(self.inputs.item.weight)))
 
     def _replaced_queries(self, batch: Batch, p_q: float, g: float) -> Tensor:
         """Queries of training searches in place of some of the batch's; as wide as the widest."""
-        first = (batch.click != 0).int().argmax(2, keepdim=True)
-        neighbour, known = self.graph.queries_of.draw(batch.click.gather(2, first).squeeze(2))
+        first_click = (batch.click != 0).int().argmax(2, keepdim=True)
+        neighbour, known = self.graph.queries_of.draw(batch.click.gather(2, first_click).squeeze(2))
         number = torch.where(_chosen(known, g), neighbour, torch.randint_like(neighbour, len(self.graph.words)))
-        width = max(batch.query.shape[2], self.graph.words.shape[1])
-        query, other = (F.pad(x, (0, width - x.shape[-1])) for x in (batch.query, self.graph.words[number]))
-        chosen = _chosen((batch.query != 0).any(2), p_q)
-        return torch.where(chosen.unsqueeze(2), other, query)
+        words = max(batch.query.shape[2], self.graph.words.shape[1])
+        query, substitute = (F.pad(x, (0, words - x.shape[-1])) for x in (batch.query, self.graph.words[number]))
+        replaced = _chosen((batch.query != 0).any(2), p_q)
+        return torch.where(replaced.unsqueeze(2), substitute, query)
 
 
 def _chosen(possible: Tensor, share: float) -> Tensor:
@@ -258,7 +263,8 @@ class QuerySeqRecBlock(nn.Module):
     def forward(self, x_BLD: Tensor, visible_BLL: Tensor) -> Tensor:
         """B L D -> B L D."""
         query = self.norm_attention(x_BLD)
-        update, _ = self.attention(query, self.attention.keys_values(x_BLD), visible_BLL)
-        x = self.norm_feed(query + update if self.config.residual else update)
-        inner = F.relu(dropout(self.feed_in(x), self.config.dropout, self.training))
-        return 2 * x + dropout(self.feed_out(inner), self.config.dropout, self.training)
+        attended, _ = self.attention(query, self.attention.keys_values(x_BLD), visible_BLL)
+        z = self.norm_feed(query + attended if self.config.residual else attended)
+        inner = F.relu(dropout(self.feed_in(z), self.config.dropout, self.training))
+        # X' = Z + FFN(Z) with FFN(z) = z + ...: Z twice, as the module's docstring prints it.
+        return 2 * z + dropout(self.feed_out(inner), self.config.dropout, self.training)

@@ -1,25 +1,42 @@
 """ReaRec: latent reasoning for sequential recommendation (Tang et al., "Think Before Recommend", arXiv 2503.22675, 2025).
 
-A causal Transformer encodes the clicked items; its state at the last visible event is r_0. K times the last state comes
-back as one more token, x_k = LN(r_{k-1} + p_k), which attends to the history and to the tokens x_1..x_k through the same
-layers: r_k. Keys and values of the history are projected once per layer and shared by all targets of a packed row.
+A causal Transformer encodes the clicked items E with positions P; its last state comes back K times as one more token x_k, with
+a position p_k of its own, through the same blocks, where it attends to the history and to the tokens so far:
 
-ERL (ensemble): u = mean of r_0..r_K, and a term that keeps the steps' predictions apart. PRL (progressive): u = r_K, every
-step predicts the item at a temperature that falls towards the last, and states reasoned from noisy tokens must find their
-clean ones among those of other users. Either way the score is <u, e_v> / tau; the MLP scorer finds its own scale.
+    X = LN(E + P)    H = Blocks(X)    r_0 = H at the last visible event                                 ``encode``
+    x_k = LN(r_{k-1} + p_k)    r_k = Blocks(x_k | X, x_1 .. x_k),  k = 1 .. K                           ``_reason``
+    ERL (ensemble): u = mean of r_0 .. r_K    PRL (progressive): u = r_K    score = <u, e_v> / tau
 
-``original`` takes the cross-entropy over the catalogue for the ranking term and the terms of the steps; ``group`` takes the
-shared ranking loss for the former and the target's candidates as the latter's catalogue. Neither paper nor program has a
-reinforcement stage, so these are models of one stage.
+Objectives, y_k = softmax over v of <r_k, e_v> / tau, v+ the next item, sg: no gradient:
 
-Against the authors' program and the paper's text: the program's mean over steps divides by K + 1 (the paper prints 1 / K) and
-its divergence is a mean over ordered pairs (``divergence``). Its noise has standard deviation .01 where the paper writes the
-variance. It starts the contrastive term of PRL after a number of epochs, and fails before them, at K = 0 and at weight 0,
-since the term is then undefined; here a model knows no epochs, the term acts from the first step, and is left out in those
-cases. The noisy branch reads the clean branch's encoding of the history, which differs by dropout alone, and negatives are
-the other rows' targets in the same slot, which is the batch when rows have one target. Dropout also acts inside the
-feed-forward network. With ``width`` 256, ``dropout`` .5, ``softmax`` full, no features and the objective ``original`` the
-settings are theirs; from equal weights scores and losses are equal, whichever side the padding is on.
+    ERL   rank - kl_weight * mean over i != j of KL(y_i || sg(y_j)), which keeps the steps apart        ``divergence``
+    PRL   rank + step_weight * mean over k < K of -log softmax_v(<r_k, e_v> / (tau alpha^(K-k)))[v+]    ``progressive``
+               + contrastive_weight * mean over k > 0 of
+                 -log(exp(<r~_k, r_k> / tau) / sum over rows b of exp(<r~_k, r_k^b> / tau))             ``contrastive``
+          r~_k: the same run from noisy tokens LN(r_{k-1} + noise + p_k), noise of deviation gamma
+
+``original``: rank is the cross-entropy over the catalogue, which v runs over. ``group``: rank is the shared ranking loss, and v
+runs over the target's candidates. With the MLP scorer, which finds its own scale, tau is 1 in all but the contrastive term. No
+reinforcement stage: neither paper nor program has one. Who has seen nothing has r_0 = 0 and is scored by the p_k alone; at
+K = 0, by dot product, all items tie.
+
+Differences. The paper prints 1 / K for the mean over K + 1 steps and a sum over i < j for the divergence (``divergence``), and
+gamma for the variance of the noise; here as in the authors' program. That program starts the contrastive term after a number of
+epochs, and fails before them, at K = 0 and at weight 0, since the term is then undefined; here a model knows no epochs, the term
+acts from the first step, and is left out in those cases. The noisy branch reads the clean branch's encoding of the history
+(theirs: one that differs by dropout), and its negatives are the other rows' targets in the same slot (theirs: the batch, which is
+the same when rows have one target). Dropout also acts inside the feed-forward network.
+
+Names of the program, theirs -> here; their padding is the last row of ``item_emb``, here row 0:
+
+    item_emb, pos_emb -> inputs.item, position                        model.LayerNorm -> input_norm
+    model.reason_pos_emb -> step_position                             trm_encoder.layer.N -> blocks.N, and in it
+    multi_head_attention.{query_layer, key_layer, value_layer, dense} -> attention.{query, key, value, out}
+    multi_head_attention.LayerNorm -> norm_attention                  feed_forward.LayerNorm -> norm_feed
+    feed_forward.{dense_1, dense_2} -> feed_in, feed_out
+
+With ``width`` 256, ``dropout`` .5, ``softmax`` full, no features and the objective ``original`` the settings are theirs; from
+equal weights scores and losses are equal, whichever side the padding is on.
 """
 
 from dataclasses import dataclass, replace
@@ -58,7 +75,7 @@ class ERLConfig(ReaRecConfig):
     """Settings of ReaRec-ERL."""
 
     kl_weight: float = Field(0.05, ge=0)
-    """Of the divergence between the steps' predictions, which is to be large (.05; the paper searched .001 to .1)."""
+    """lambda, of the divergence between the steps' predictions, which is to be large (.05; the paper searched .001 to .1)."""
     divergence: Literal["mean", "pairs"] = "mean"
     """mean: over all ordered pairs, the second distribution held fixed (program). pairs: sum over i < j (paper)."""
 
@@ -87,7 +104,7 @@ class ReaRecState(SequenceState):
 
 
 class ReaRec(SequentialRecommender[ReaRecState]):
-    """The backbone and its reasoning. Names: ``input_norm`` and ``step_position`` are the wrapper's of the program."""
+    """The backbone and its reasoning."""
 
     packs = True
     ensemble: ClassVar[bool]
@@ -101,34 +118,34 @@ class ReaRec(SequentialRecommender[ReaRecState]):
         self.blocks = nn.ModuleList(
             EncoderLayer(d, config.heads, config.inner, config.dropout, "post", "gelu") for _ in range(config.layers)
         )
-        initialise(self)
+        initialise(self)  # stays for the features and the MLP scorer; the next line is the program's, for its own parts
         initialise_normal(nn.ModuleList([self.input_norm, self.blocks]))
         for table in (self.position, self.step_position):
             nn.init.normal_(table, std=0.02)
 
     def encode(self, batch: Batch) -> ReaRecState:
         """Encode the events once, then K steps per target."""
-        tokens, present, seen = self.sequence(batch)
-        x = self._input(tokens + self.position[seen.position]) * present.unsqueeze(2)
+        tokens, present, reach = self.sequence(batch)
+        x = self._input(tokens + self.position[reach.position]) * present.unsqueeze(2)
         mask = history_mask(present, causal=True)
         history: list[KeysValues] = []
         for block in self._layers():
             history.append(block.attention.keys_values(x))
             x = block.read(x, history[-1], mask) * present.unsqueeze(2)
-        steps = self._reason(seen.gather(x), history, seen.visible)
+        steps = self._reason(reach.gather(x), history, reach.visible)
         vector = steps.mean(2) if self.ensemble else steps[:, :, -1]
         tau = self.config.temperature if self.mlp is None else 1.0
-        return ReaRecState(vector, self.user(batch), steps=steps, visible=seen.visible, history=history, temperature=tau)
+        return ReaRecState(vector, self.user(batch), steps=steps, visible=reach.visible, history=history, temperature=tau)
 
-    def _reason(self, start: Tensor, history: list[KeysValues], visible: Tensor, given: Tensor | None = None) -> Tensor:
-        """r_0..r_K, B T 1+K D, from r_0, B T D. With ``given`` (B T K D) step k comes from given[k - 1], not from r_{k-1}."""
-        own: list[KeysValues | None] = [None] * self.config.layers
+    def _reason(self, start: Tensor, history: list[KeysValues], visible: Tensor, forced: Tensor | None = None) -> Tensor:
+        """r_0..r_K, B T 1+K D, from r_0, B T D. ``forced`` (B T K D, teacher forcing) takes the place of r_0..r_{K-1}."""
+        tokens: list[KeysValues | None] = [None] * self.config.layers  # x_1..x_k of every layer
         states = [start]
         for k in range(self.config.steps):
-            x = self._input((states[-1] if given is None else given[:, :, k]) + self.step_position[k])
+            x = self._input((states[-1] if forced is None else forced[:, :, k]) + self.step_position[k])
             for depth, block in enumerate(self._layers()):
-                own[depth] = append(own[depth], block.attention.own_keys_values(x))
-                x = block.read(x, history[depth], visible, own[depth])
+                tokens[depth] = append(tokens[depth], block.attention.own_keys_values(x))
+                x = block.read(x, history[depth], visible, tokens[depth])
             states.append(x)
         return torch.stack(states, 2)
 
@@ -172,14 +189,14 @@ class ReaRecERL(ReaRec):
     def divergence(self, batch: Batch, state: ReaRecState, kind: Kind) -> Tensor:
         """KL between the predictions of r_0..r_K."""
         each = [self.choices(batch, replace(state, vector=r), kind)[1].log_softmax(2) for r in state.steps.unbind(2)]
-        log = torch.stack(each, 2)
-        other = log.detach() if self.config.divergence == "mean" else log
-        cross = log.exp() @ other.transpose(2, 3)  # B T i j   sum of p_i log p_j
-        kl = (log.exp() * log).sum(3, keepdim=True) - cross
+        log_y, count = torch.stack(each, 2), len(each)
+        fixed = log_y.detach() if self.config.divergence == "mean" else log_y
+        cross = log_y.exp() @ fixed.transpose(2, 3)  # B T i j   sum over items of y_i log y_j
+        kl = (log_y.exp() * log_y).sum(3, keepdim=True) - cross
         if self.config.divergence == "pairs":
             return mean_over(kl.triu(1).sum((2, 3)), batch.target_mask)
-        apart = kl.masked_fill(torch.eye(len(each), dtype=torch.bool, device=kl.device), 0.0)
-        return mean_over(apart.sum((2, 3)) / (len(each) * (len(each) - 1)), batch.target_mask)
+        kl = kl.masked_fill(torch.eye(count, dtype=torch.bool, device=kl.device), 0.0)
+        return mean_over(kl.sum((2, 3)) / (count * (count - 1)), batch.target_mask)
 
 
 class ReaRecPRL(ReaRec):
@@ -204,15 +221,17 @@ class ReaRecPRL(ReaRec):
         loss = torch.zeros_like(state.vector[..., 0])
         for k, r in enumerate(state.steps[:, :, :-1].unbind(2)):
             softer = state.temperature * self.config.temperature_scale ** (self.config.steps - k)
-            own, every = self.choices(batch, replace(state, vector=r, temperature=softer), kind)
-            loss = loss + every.logsumexp(2) - own
+            positive_logit, logits = self.choices(batch, replace(state, vector=r, temperature=softer), kind)
+            loss = loss + logits.logsumexp(2) - positive_logit
         return mean_over(loss / self.config.steps, batch.target_mask)
 
     def contrastive(self, batch: Batch, state: ReaRecState) -> Tensor:
         """Mean over steps of InfoNCE: noisy r_k against the clean r_k of the rows that have a target in its slot."""
-        tokens = state.steps[:, :, :-1]
+        earlier = state.steps[:, :, :-1]
         if self.training:
-            tokens = tokens + torch.randn_like(tokens) * self.config.noise_std
-        noisy = self._reason(tokens[:, :, 0], state.history, state.visible, given=tokens)
+            earlier = earlier + torch.randn_like(earlier) * self.config.noise_std
+        noisy = self._reason(earlier[:, :, 0], state.history, state.visible, forced=earlier)
+        # [k t noisy-row clean-row]: every step and slot is a batch of its own.
         similarity = torch.einsum("btkd,ctkd->ktbc", noisy[:, :, 1:], state.steps[:, :, 1:]) / self.config.temperature
-        return mean_over(info_nce(similarity, batch.target_mask.T.unsqueeze(1)).mean(0).T, batch.target_mask)
+        loss_TB = info_nce(similarity, batch.target_mask.T.unsqueeze(1)).mean(0)
+        return mean_over(loss_TB.T, batch.target_mask)

@@ -1,12 +1,33 @@
 """SASRec: self-attentive sequential recommendation (Kang & McAuley, ICDM 2018).
 
-Causal self-attention over the clicked items; the state F_t at the last visible event scores candidate v as <F_t, e_v>, with
-the item vectors of the input. In a packed row every target is a position, so the ``original`` objective is the paper's
-per-position binary cross-entropy with one uniform negative; gBCE (Petrov & Macdonald, RecSys 2023) and softmax are options,
-because the loss decides comparisons with BERT4Rec.
+Causal self-attention over the clicked items. With e the items' vectors, P the learned positions, counted from the oldest
+click, and t the last event that a target sees:
 
-Differs from the authors' program: the normalisation is a choice (theirs normalises the query only, which later work found
-worse), features enter through the shared input layer, and padding is on the right, where the causal mask already hides it.
+    X = e + P                                                            with ``scale``: sqrt(D) e + P
+    Q = LN(X),  A = Q + attention(Q, X, X; causal),  Z = LN(A),
+    X' = Z + W2 relu(W1 Z + b1) + b2                                     each block; the next starts from X'
+    F = LN(X') after the last block,  score of candidate v = <F_t, e_v>
+
+The block printed is ``norm = query_only``, the authors' (``QueryNormBlock``); ``pre`` and ``post``, the default, are the usual
+two (``layers.EncoderLayer``), and ``post`` has no last LN. Who has seen nothing is the zero vector, so all candidates tie.
+
+Objective ``group``: the shared ranking loss. ``original``: per position, with one uniform negative,
+
+    -log s(<F_t, e_positive>) - log(1 - s(<F_t, e_negative>)),  s the sigmoid;
+
+every target of a packed row is a position. Softmax and gBCE (Petrov & Macdonald, RecSys 2023) are options, because the loss
+decides comparisons with BERT4Rec. gBCE, with scores y, y_j of the positive and n negatives out of P items:
+
+    -(beta log s(y) + sum_j log(1 - s(y_j))) / (n + 1),  beta = alpha (t (1 - 1 / alpha) + 1 / alpha),  alpha = n / (P - 1)
+
+Differences (the authors' program, kang205/SASRec, in brackets):
+
+- Positions count from the oldest click, padding is on the right [on the left: the newest click always has the last position].
+- The attention has an output layer, as in the public port pmixer/SASRec.pytorch [none].
+- LN has torch's epsilon, 1e-5 [1e-8]. Features enter through the shared input layer [ids only].
+
+The authors' size: ``norm`` query_only, ``scale`` True, ``width`` 50, ``layers`` 2, ``heads`` 1, ``features`` off. A change to the
+port (its PR 48) reports that the usual blocks rank better than the authors'.
 """
 
 from typing import Literal
@@ -27,18 +48,18 @@ class SASRecConfig(SequentialConfig):
     """Settings of SASRec."""
 
     layers: int = Field(1, ge=1, le=100)
-    """Blocks (the paper's best is 2 on most sets; 1 is as good on short histories)."""
+    """Blocks (2 in the paper)."""
     heads: int = Field(2, ge=1)
-    """The paper uses 1; 2 as in the group's encoders."""
+    """Of the attention (1 in the paper; 2 in the group's encoders)."""
     norm: Literal["query_only", "pre", "post"] = "post"
-    """query_only is the authors' program."""
+    """query_only is the authors' block; see the module's docstring."""
     scale: bool = False
     """Multiply item vectors by sqrt(D) at the input, as in the authors' program."""
     original_loss: Literal["bce", "gbce", "softmax"] = "bce"
     """Of the objective ``original``. bce: one negative per position (the paper). gbce: all n negatives, the positive's
     probability raised to beta against over-confidence. softmax: see ``softmax``."""
     calibration: float = Field(0.75, ge=0, le=1)
-    """t of gBCE: 0 is plain binary cross-entropy, 1 removes the over-confidence wholly."""
+    """The t of gBCE: 0 is plain binary cross-entropy, 1 removes the over-confidence wholly."""
 
 
 class SASRec(SequentialRecommender[SequenceState]):
@@ -70,9 +91,9 @@ class SASRec(SequentialRecommender[SequenceState]):
 
     def states(self, sequence: Sequence) -> Tensor:
         """F, B L D: each event encoded with those before it."""
-        tokens, present, seen = sequence
+        tokens, present, reach = sequence
         x = tokens * self.config.width**0.5 if self.config.scale else tokens
-        x = dropout(x + self.position[seen.position], self.config.dropout, self.training) * present.unsqueeze(2)
+        x = dropout(x + self.position[reach.position], self.config.dropout, self.training) * present.unsqueeze(2)
         mask = history_mask(present, causal=True)
         for block in self.blocks:
             x = block(x, mask) * present.unsqueeze(2)
@@ -85,14 +106,17 @@ class SASRec(SequentialRecommender[SequenceState]):
         if self.config.original_loss == "softmax":
             return {"rank": self.catalogue_loss(batch, state)}
         logits = self.score(state, self.items(batch.candidates))
-        negative = torch.ones_like(logits, dtype=torch.bool).scatter_(2, batch.positive.unsqueeze(2), False)
-        positive, negatives = logits[~negative].view(*logits.shape[:2], 1), logits[negative].view(*logits.shape[:2], -1)
+        # One column of each target is not negative, so that masking keeps the order of targets and columns.
+        is_negative = torch.ones_like(logits, dtype=torch.bool).scatter_(2, batch.positive.unsqueeze(2), False)
+        positive = logits[~is_negative].view(*logits.shape[:2], 1)
+        negatives = logits[is_negative].view(*logits.shape[:2], -1)
         if self.config.original_loss == "bce":
             loss = F.softplus(-positive) + F.softplus(negatives[..., :1])
         else:
-            share = min(1.0, negatives.shape[2] / (len(self.inputs.item.weight) - 3))  # alpha: sampled of all negatives
+            # alpha = sampled of all negatives; rows 0 and 1 are no items, and one item is the positive.
+            alpha = min(1.0, negatives.shape[2] / (len(self.inputs.item.weight) - 3))
             t = self.config.calibration
-            beta = share * (t * (1 - 1 / share) + 1 / share)
+            beta = alpha * (t * (1 - 1 / alpha) + 1 / alpha)
             loss = torch.cat([beta * F.softplus(-positive), F.softplus(negatives)], 2)
         return {"rank": mean_over(loss.mean(2), batch.target_mask)}
 
@@ -112,7 +136,7 @@ class QueryNormBlock(nn.Module):
     def forward(self, x_BLD: Tensor, visible_BLL: Tensor) -> Tensor:
         """B L D -> B L D."""
         query = self.norm_query(x_BLD)
-        update, _ = self.attention(query, self.attention.keys_values(x_BLD), visible_BLL)
-        x = self.norm_feed(query + update)
-        inner = F.relu(dropout(self.feed_in(x), self.dropout, self.training))
-        return x + dropout(self.feed_out(inner), self.dropout, self.training)
+        attended, _ = self.attention(query, self.attention.keys_values(x_BLD), visible_BLL)
+        z = self.norm_feed(query + attended)
+        inner = F.relu(dropout(self.feed_in(z), self.dropout, self.training))
+        return z + dropout(self.feed_out(inner), self.dropout, self.training)

@@ -2,7 +2,12 @@
 
 The recommendation-only baselines read the clicked items (``history = rec``) or, as in one public comparison, both histories
 merged by time (``merged``: a search is its query plus the mean of its clicked items, and every event carries a vector of its
-kind). Their state is scored by a dot product, or by the MLP of the group's programs over [e_u ; state ; e_v].
+kind). Their state h scores candidate v by a dot product, or by the MLP of the group's programs:
+
+    score = <h, e_v>    or    MLP([e_u ; h ; e_v])
+
+Under the dot product a state of zeros, which some models give a user without events, ties all candidates.
+Axis L: R slots, R + S where merged.
 """
 
 from abc import abstractmethod
@@ -18,6 +23,8 @@ from seerec.models.base import CatalogueConfig, NeuralRecommender, Vocabulary
 from seerec.models.inputs import InputLayer
 from seerec.models.layers import Reach, ScoringMLP, dot, reach
 from seerec.models.merging import merge
+
+CLICK, SEARCH = range(2)  # kinds of event: rows of ``SequentialRecommender.kind``
 
 
 class SequentialConfig(CatalogueConfig):
@@ -78,8 +85,8 @@ class SequentialRecommender(NeuralRecommender[Sequential], Generic[Sequential]):
         if self.kind is None:
             return Sequence(tokens, present, reach(present, batch.rec_seen))
         merged = merge(batch)
-        searches = self.inputs.searches(batch.query, batch.click) + self.kind[1]
-        tokens = merged.arrange(tokens + self.kind[0], searches) * merged.present.unsqueeze(2)
+        searches = self.inputs.searches(batch.query, batch.click) + self.kind[SEARCH]
+        tokens = merged.arrange(tokens + self.kind[CLICK], searches) * merged.present.unsqueeze(2)
         return Sequence(tokens, merged.present, merged.reach)
 
     def user(self, batch: Batch) -> Tensor | None:

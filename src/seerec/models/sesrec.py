@@ -1,14 +1,19 @@
 """SESRec: disentangled search representation for recommendation (Si et al., SIGIR 2023).
 
-Clicks R (e_v + position) and searches S (e_q + mean clicked item + ``source`` + position) are encoded apart. Co-attention says
-which of them agree: G = tanh(R W1 S'), a_R = softmax((w_d S') G'), a_S = softmax((w_q R') G). An event is similar where its
-weight is at least 1 / length, else dissimilar; a set that would be empty is all events. A triplet loss draws sum a_i x_i to
-the mean of the similar events and from the mean of the dissimilar ones. Candidates read each side three times (all, similar,
-dissimilar events) by target attention softmax(x W e_v) x, and an MLP scores
-[rec all, rec similar, rec dissimilar, search all, search similar, search dissimilar, e_u, e_v].
+Clicks and searches are encoded apart; co-attention says which of them agree, and so splits either side into similar and
+dissimilar events; candidates read each side three times. For n_R clicks, n_S searches, and X either of R and S:
 
-Loss: 1:n binary cross-entropy, .1 times the contrast of queries and clicked items, .001 times the triplet loss. This is the
-paper's objective and the shared one, so ``group`` and ``original`` are the same here.
+    R = Encoder(e_v + p),  S = Encoder(e_q + mean e_v of its clicked items + source + p)          encoder_rec, encoder_search
+    G = tanh(R W1 S'),  a_R = softmax((w_d S') G'),  a_S = softmax((w_q R') G)                     co_attention
+    similar_X = {x_i : a_i >= 1 / n_X},  dissimilar_X = the others; an empty one becomes all_X     split_similar
+    f(set) = softmax(set W_X e_v) set                                                               target_attention
+    score(v) = MLP([f of all, similar, dissimilar R ; f of all, similar, dissimilar S ; e_u ; e_v])
+
+    T_X = [|a_X X - mean similar_X| - |a_X X - mean dissimilar_X| + margin]+                        triplet
+    L = BCE + ``query_item_weight`` L_qi + ``triplet_weight`` (T_R + T_S)
+
+L_qi is the contrast of queries and clicked items (``alignment``). This is the paper's objective and the shared one, so ``group``
+and ``original`` are the same here. A side without events is three zero vectors: who has neither is scored by e_u and e_v alone.
 
 The authors' program is this with ``project = "linear"``, ``official_bug = True``, the defaults below and histories padded to the
 length of the position tables: from equal weights its logits and losses are ours (its scores are their sigmoid). Its names:
@@ -34,10 +39,11 @@ Differences:
 - Its searches come from one of several sources; our corpora have one, and a learned vector of it, as on Amazon.
 - A search without clicks has its top result instead of one; here no clicked item.
 - Its contrast draws negatives from all items and sessions, and counts searches without words; see ``alignment``.
-- A side without events makes its scores NaN; here it gives zeros and enters no triplet.
+- A side without events makes its scores NaN; here it gives zeros, and its row enters no triplet of that side.
 - Equal weights are at the threshold: rounding decides, there and here, which of them are similar.
 - Its tables start Xavier normal, row 0 too, which stays zero here; its dropout is not rounded to 1/256.
-The paper's body was not available: the form is that of the program.
+
+Sources: the authors' program; the paper's body was not available.
 """
 
 from dataclasses import dataclass
@@ -52,7 +58,7 @@ from seerec.batch import Batch
 from seerec.models.alignment import QueryItemAlignment
 from seerec.models.base import Kind, ModelConfig, NeuralRecommender, Vocabulary
 from seerec.models.inputs import InputLayer
-from seerec.models.layers import MASKED, Attention, ScoringMLP, dropout, initialise, masked_mean, reach
+from seerec.models.layers import MASKED, Attention, ScoringMLP, dropout, history_mask, initialise, masked_mean, reach
 from seerec.models.losses import mean_over, ranking_loss
 from seerec.models.unpacking import unpack, unpack_items
 
@@ -85,10 +91,10 @@ class SESRecConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class Side:
-    """One history of M rows, encoded and split."""
+    """One history of M rows, encoded and split: R or S."""
 
     events: Tensor  # M L D
-    sees: Tensor  # M 3 L    bool: all, similar, dissimilar events
+    sets: Tensor  # M 3 L    bool: all, similar, dissimilar events
     weights: Tensor  # M L      a, of the co-attention
 
 
@@ -119,8 +125,8 @@ class SESRec(NeuralRecommender[SESRecState]):
         self.position_rec = nn.Parameter(torch.empty(rec_length, d))
         self.position_search = nn.Parameter(torch.empty(search_length, d))
         self.source = nn.Parameter(torch.empty(d))
-        self.encoder_rec = nn.ModuleList(Layer(d, config.heads, config.dropout) for _ in range(config.layers))
-        self.encoder_search = nn.ModuleList(Layer(d, config.heads, config.dropout) for _ in range(config.layers))
+        self.encoder_rec = nn.ModuleList(SESRecLayer(d, config.heads, config.dropout) for _ in range(config.layers))
+        self.encoder_search = nn.ModuleList(SESRecLayer(d, config.heads, config.dropout) for _ in range(config.layers))
         self.co_attention = CoAttention(d)
         self.target_rec, self.target_search = nn.Linear(d, d, bias=False), nn.Linear(d, d, bias=False)
         self.mlp = ScoringMLP((d,) * 8, config.hidden, config.dropout)
@@ -132,24 +138,32 @@ class SESRec(NeuralRecommender[SESRecState]):
     def encode(self, batch: Batch) -> SESRecState:
         """Both histories of each target, encoded, weighed and split."""
         one = unpack(batch)
-        at_rec, at_search = reach(one.rec != 0, one.rec_seen), reach(one.searched, one.search_seen)
-        sees_rec, sees_search = at_rec.visible[:, 0], at_search.visible[:, 0]
+        rec_reach, search_reach = reach(one.rec != 0, one.rec_seen), reach(one.searched, one.search_seen)
+        sees_rec, sees_search = rec_reach.visible[:, 0], search_reach.visible[:, 0]
         queries = self.inputs.queries(one.query)
         search = queries + masked_mean(self.inputs.items(one.click), one.click != 0)
-        # What is not seen is as good as empty: official_bug lets it take part.
-        no_item, no_query = self.nothing()
-        rec = torch.where(sees_rec.unsqueeze(2), self.inputs.items(one.rec), no_item) + self.position_rec[at_rec.position]
-        search = torch.where(sees_search.unsqueeze(2), search, no_query) + self.source + self.position_search[at_search.position]
+        # Unseen slots hold what the authors' program has in padding; only ``official_bug`` reads them.
+        no_item, no_query = self.padding()
+        rec = torch.where(sees_rec.unsqueeze(2), self.inputs.items(one.rec), no_item) + self.position_rec[rec_reach.position]
+        search = torch.where(sees_search.unsqueeze(2), search, no_query) + self.source
+        search = search + self.position_search[search_reach.position]
         for layer in self.encoder_rec:
             rec = layer(rec, sees_rec)
         for layer in self.encoder_search:
             search = layer(search, sees_search)
-        inner = (torch.ones_like(sees_rec), torch.ones_like(sees_search)) if self.config.official_bug else (sees_rec, sees_search)
-        a_rec, a_search = self.co_attention(rec, search, *inner)
-        sides = (split(rec, a_rec, sees_rec), split(search, a_search, sees_search))
-        return SESRecState(batch.rec_seen.shape[1], self.inputs.users(one.user), *sides, queries)
+        summed = (sees_rec, sees_search)
+        if self.config.official_bug:
+            summed = (torch.ones_like(sees_rec), torch.ones_like(sees_search))
+        rec_logits, search_logits = self.co_attention(rec, search, *summed)
+        return SESRecState(
+            targets=batch.rec_seen.shape[1],
+            user=self.inputs.users(one.user),
+            rec=split_similar(rec, rec_logits, sees_rec),
+            search=split_similar(search, search_logits, sees_search),
+            queries=queries,
+        )
 
-    def nothing(self) -> tuple[Tensor, Tensor]:
+    def padding(self) -> tuple[Tensor, Tensor]:
         """Item and query of an empty slot in the authors' program, D each: what the layers make of row 0 and of no words."""
         inputs, zero = self.inputs, torch.zeros(1, dtype=torch.long, device=self.source.device)
         item, query = inputs.item(zero)[0], inputs.queries(zero)
@@ -165,8 +179,8 @@ class SESRec(NeuralRecommender[SESRecState]):
         targets, c = state.targets, items_BTCD.shape[2]
         b = len(state.user) // targets
         items = unpack_items(items_BTCD, b, targets)
-        rec, search = read(self.target_rec, state.rec, items), read(self.target_search, state.search, items)
-        parts = [part.unsqueeze(1) for side in (rec, search) for part in side.unbind(1)]
+        interests = target_attention(self.target_rec, state.rec, items), target_attention(self.target_search, state.search, items)
+        parts = [of_set.unsqueeze(1) for of_side in interests for of_set in of_side.unbind(1)]
         logits: Tensor = self.mlp(*parts, state.user[:, None, None], items)
         return logits.view(b, targets, c)
 
@@ -176,7 +190,7 @@ class SESRec(NeuralRecommender[SESRecState]):
         logits = self.score(state, self.items(batch.candidates))
         terms = {"rank": ranking_loss(logits, batch.positive, batch.target_mask, config.loss)}
         if config.query_item_weight > 0:
-            shown = state.search.sees[:, 0] & one.target_mask
+            shown = state.search.sets[:, 0] & one.target_mask
             terms["query_item"] = config.query_item_weight * self.query_item(one, shown, state.queries, self.items)
         if config.triplet_weight > 0:
             triplets = self.triplet(state.rec, one.target_mask) + self.triplet(state.search, one.target_mask)
@@ -186,13 +200,16 @@ class SESRec(NeuralRecommender[SESRecState]):
     def triplet(self, side: Side, counted_M1: Tensor) -> Tensor:
         """Mean over the counted rows that have events of [|anchor - similar| - |anchor - dissimilar| + margin]+."""
         anchor = (side.weights.unsqueeze(1) @ side.events).squeeze(1)
-        _, similar, dissimilar = masked_mean(side.events.unsqueeze(1), side.sees).unbind(1)
+        _, similar, dissimilar = masked_mean(side.events.unsqueeze(1), side.sets).unbind(1)
         loss = F.triplet_margin_loss(anchor, similar, dissimilar, margin=self.config.margin, reduction="none")
-        return mean_over(loss, counted_M1[:, 0] & side.sees[:, 0].any(1))
+        return mean_over(loss, counted_M1[:, 0] & side.sets[:, 0].any(1))
 
 
-class Layer(nn.Module):
-    """x = LN(x + attention), x = LN(x + W2 LeakyReLU(W1 x)); dropout on the two updates alone, no causal mask."""
+class SESRecLayer(nn.Module):
+    """Encoder layer z = LN(x + attention), x' = LN(z + W2 LeakyReLU(W1 z + b1) + b2).
+
+    Dropout acts on the two updates alone; there is no causal mask.
+    """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -205,12 +222,12 @@ class Layer(nn.Module):
 
     def forward(self, x_MLD: Tensor, sees_ML: Tensor) -> Tensor:
         """M L D -> M L D."""
-        mask = sees_ML.unsqueeze(1).expand(-1, sees_ML.shape[1], -1)
+        mask = history_mask(sees_ML, causal=False)
         update, _ = self.attention(x_MLD, self.attention.keys_values(x_MLD), mask)
         x = self.norm_attention(x_MLD + dropout(update, self.dropout, self.training))
         update = self.feed_out(F.leaky_relu(self.feed_in(x)))
-        found: Tensor = self.norm_feed(x + dropout(update, self.dropout, self.training))
-        return found
+        encoded: Tensor = self.norm_feed(x + dropout(update, self.dropout, self.training))
+        return encoded
 
 
 class CoAttention(nn.Module):
@@ -222,24 +239,25 @@ class CoAttention(nn.Module):
         self.search = nn.Linear(width, 1, bias=False)  # w_d
         self.rec = nn.Linear(width, 1, bias=False)  # w_q
 
-    def forward(self, rec_MRD: Tensor, search_MSD: Tensor, inner_MR: Tensor, inner_MS: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits M R and M S before the softmax; ``inner`` says which events of the other side are summed over."""
+    def forward(self, rec_MRD: Tensor, search_MSD: Tensor, summed_MR: Tensor, summed_MS: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of a_R, M R, and of a_S, M S; ``summed`` says which events of the other side are summed over."""
         agreement = torch.tanh(rec_MRD @ self.affinity(search_MSD).transpose(1, 2))  # G, M R S
-        search = self.search(search_MSD) * inner_MS.unsqueeze(2)
-        rec = self.rec(rec_MRD) * inner_MR.unsqueeze(2)
-        return (agreement @ search).squeeze(2), (agreement.transpose(1, 2) @ rec).squeeze(2)
+        search_weight = self.search(search_MSD) * summed_MS.unsqueeze(2)  # w_d S'
+        rec_weight = self.rec(rec_MRD) * summed_MR.unsqueeze(2)  # w_q R'
+        return (agreement @ search_weight).squeeze(2), (agreement.transpose(1, 2) @ rec_weight).squeeze(2)
 
 
-def split(events_MLD: Tensor, logits_ML: Tensor, sees_ML: Tensor) -> Side:
+def split_similar(events_MLD: Tensor, logits_ML: Tensor, sees_ML: Tensor) -> Side:
     """Weights over what is seen, and the events at least as heavy as the average one."""
     weights = logits_ML.masked_fill(~sees_ML, MASKED).softmax(1) * sees_ML
     similar = sees_ML & (weights >= 1 / sees_ML.sum(1, keepdim=True).clamp(min=1))
     sets = torch.stack([sees_ML, similar, sees_ML & ~similar], 1)
-    return Side(events_MLD, torch.where(sets.any(2, keepdim=True), sets, sees_ML.unsqueeze(1)), weights)
+    sets = torch.where(sets.any(2, keepdim=True), sets, sees_ML.unsqueeze(1))  # an empty set becomes all events
+    return Side(events_MLD, sets, weights)
 
 
-def read(match: nn.Linear, side: Side, items: Tensor) -> Tensor:
-    """Target attention over three sets of events by the same logits, M 3 C D; zeros where nothing is seen."""
+def target_attention(match: nn.Linear, side: Side, items: Tensor) -> Tensor:
+    """Candidates over three sets of events by the same logits, M 3 C D; zeros where nothing is seen. ``match`` holds W_X."""
     logits = match(items) @ side.events.unsqueeze(1).transpose(2, 3)  # M 1 C L
-    weights = logits.masked_fill(~side.sees.unsqueeze(2), MASKED).softmax(3) * side.sees.unsqueeze(2)
+    weights = logits.masked_fill(~side.sets.unsqueeze(2), MASKED).softmax(3) * side.sets.unsqueeze(2)
     return weights @ side.events.unsqueeze(1)

@@ -30,25 +30,27 @@ class SessionWindows(nn.Module):
             self.predict.weight.zero_()
             self.predict.bias.copy_(torch.tensor([0.0, math.log(5 / 3) / 2]))
 
-    def forward(self, states_BLD: Tensor, at: Reach, earlier_BT: Tensor, own_BTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Means over the first ``earlier`` events and a target's own state, B T 2 D, zeros where a window is empty.
+    def forward(self, states_BLD: Tensor, reach: Reach, earlier_BT: Tensor, target_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Means over the first ``earlier`` states and the target's own, B T 2 D, zeros where a window is empty.
 
-        Also whether one of the windows holds its own state, B T.
+        Also whether one of the windows holds the target's own state, B T.
         """
-        last = earlier_BT.unsqueeze(2)
-        index = at.position[:, None, None]
-        earlier = (at.visible & (index[:, 0] < last)).unsqueeze(2)
+        target_index = earlier_BT.unsqueeze(2)  # n - 1
+        index = reach.position[:, None, None]
+        earlier = (reach.visible & (index[:, 0] < target_index)).unsqueeze(2)
 
-        def mean(low_BT2: Tensor, high_BT2: Tensor) -> tuple[Tensor, Tensor]:
-            held = earlier & (low_BT2.unsqueeze(3) <= index) & (index <= high_BT2.unsqueeze(3))
-            own = (low_BT2 <= last) & (last <= high_BT2)
-            total = held.flatten(1, 2).to(states_BLD.dtype) @ states_BLD
-            count = (held.sum(3) + own).clamp(min=1).unsqueeze(3)
-            return (total.view(*own.shape, states_BLD.shape[2]) + own.unsqueeze(3) * own_BTD.unsqueeze(2)) / count, own
+        def window_mean(low_BT2: Tensor, high_BT2: Tensor) -> tuple[Tensor, Tensor]:
+            """Mean of the states from low to high, both included; whether the target's own is one of them."""
+            inside = earlier & (low_BT2.unsqueeze(3) <= index) & (index <= high_BT2.unsqueeze(3))
+            holds_target = (low_BT2 <= target_index) & (target_index <= high_BT2)
+            total = inside.flatten(1, 2).to(states_BLD.dtype) @ states_BLD
+            count = (inside.sum(3) + holds_target).clamp(min=1).unsqueeze(3)
+            total = total.view(*holds_target.shape, states_BLD.shape[2]) + holds_target.unsqueeze(3) * target_BTD.unsqueeze(2)
+            return total / count, holds_target
 
-        half, length = torch.arange(2, device=last.device), last + 1
-        pooled, _ = mean(half * (length // 2), torch.where(half == 0, (length - 1) // 2, last))
+        half, n = torch.arange(2, device=target_index.device), target_index + 1
+        pooled, _ = window_mean(half * (n // 2), torch.where(half == 0, (n - 1) // 2, target_index))
         offset, width = self.predict(F.relu(pooled)).tanh().detach().unbind(3)
-        centre, radius = (half + 0.5) / 2 + offset / 2, F.relu(width) / 2
-        means, own = mean((centre - radius).clamp(0, 1) * length, (centre + radius).clamp(0, 1) * length)
-        return means, own.any(2)
+        centre, radius = (half + 0.5) / 2 + offset / 2, F.relu(width) / 2  # c + tanh(o) / 2 and h
+        means, holds_target = window_mean((centre - radius).clamp(0, 1) * n, (centre + radius).clamp(0, 1) * n)
+        return means, holds_target.any(2)

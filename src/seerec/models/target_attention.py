@@ -1,6 +1,16 @@
 """Target attention over a history shared by all trajectories and a few states of each trajectory's own.
 
-LCR-SER eq. 8 leaves the form open (ambiguity A17); the group's programs use the bilinear softmax.
+For a candidate e, the states x of the history that its target sees, and a trajectory's own states (LCR-SER: h(1) .. h(K))
+
+    w = softmax(a(x, e)) V x      over [history ; own states], under one softmax
+
+    bilinear    a = x' W e                                          V = 1
+    dot         a = <x, e> / sqrt(D)                                V = 1
+    multihead   a = x' W e / sqrt(D / heads)                        V = ``value``; in each block of D / heads columns apart
+    mlp         a = ``logit`` relu(``hidden`` [x ; e ; x o e ; x - e])   V = 1
+
+where W is ``query`` and o the product by element. LCR-SER eq. 8 leaves the form open (ambiguity A17); the group's programs use
+the bilinear softmax. Here N counts trajectories, and K the states of each trajectory's own.
 """
 
 from typing import Literal
@@ -14,10 +24,8 @@ Form = Literal["bilinear", "dot", "multihead", "mlp"]
 
 
 class TargetAttention(nn.Module):
-    """w = softmax over [history ; own states] of similarity with the candidate, times those states.
-
-    The history's logits and weighted sum do not depend on the trajectory: they are computed once per (target,
-    candidate) and merged with each trajectory's own block through the log of the softmax denominators.
+    """See above. The history's logits and weighted sum do not depend on the trajectory: they are computed once per (target,
+    candidate) and joined with each trajectory's own block through the logarithms of the softmax denominators.
     """
 
     def __init__(self, width: int, form: Form, heads: int) -> None:
@@ -39,19 +47,20 @@ class TargetAttention(nn.Module):
         b, t, n, k, _ = own_BTNKD.shape
         query = self._query(items_BTCD)  # B T [h] C e
         logits = self._history_logits(query, history_BLD)  # B T [h] C L
-        heads = [1] * (logits.dim() - 4)
-        logits = logits.masked_fill(~visible_BTL.view(b, t, *heads, 1, -1), MASKED)
-        total = history_total = logits.logsumexp(-1, keepdim=True)
-        shared = self._sum((logits - history_total).exp(), history_BLD)  # B T [h] C e, once for all N
+        head_axis = [1] * (logits.dim() - 4)
+        logits = logits.masked_fill(~visible_BTL.view(b, t, *head_axis, 1, -1), MASKED)
+        history_log_sum = logits.logsumexp(-1, keepdim=True)  # log of the softmax denominator over the history alone
+        of_history = self._sum((logits - history_log_sum).exp(), history_BLD)  # B T [h] C e, once for all N
         if not k:
-            w = shared.unsqueeze(2)
+            w = of_history.unsqueeze(2)
         else:
-            own = self._own_logits(query.unsqueeze(2), own_BTNKD)  # B T N [h] C K
-            own = own.masked_fill(~own_visible.view(b, t, 1, *heads, 1, k), MASKED)
-            total = torch.logaddexp(history_total.unsqueeze(2), own.logsumexp(-1, keepdim=True))
-            own_values = self._values(own_BTNKD)
-            w = (history_total.unsqueeze(2) - total).exp() * shared.unsqueeze(2) + (own - total).exp() @ own_values
-        if heads:
+            own_logits = self._own_logits(query.unsqueeze(2), own_BTNKD)  # B T N [h] C K
+            own_logits = own_logits.masked_fill(~own_visible.view(b, t, 1, *head_axis, 1, k), MASKED)
+            history_log_sum = history_log_sum.unsqueeze(2)
+            log_sum = torch.logaddexp(history_log_sum, own_logits.logsumexp(-1, keepdim=True))  # over both blocks
+            own_weights = (own_logits - log_sum).exp()
+            w = (history_log_sum - log_sum).exp() * of_history.unsqueeze(2) + own_weights @ self._values(own_BTNKD)
+        if head_axis:
             w = w.transpose(3, 4).flatten(4)
         sees = visible_BTL.any(-1) | own_visible.any(-1)
         return (w * sees.view(b, t, 1, 1, 1)).expand(-1, -1, n, -1, -1)
@@ -91,9 +100,9 @@ class TargetAttention(nn.Module):
         return query @ keys.transpose(-1, -2)
 
     def _compare(self, items: Tensor, states: Tensor) -> Tensor:
-        """Items ... C D and states ... L D -> ... C L, by a small network over [h ; e ; h * e ; h - e]."""
-        c, s = torch.broadcast_tensors(items.unsqueeze(-2), states.unsqueeze(-3))
-        return self.logit(torch.relu(self.hidden(torch.cat([s, c, s * c, s - c], -1)))).squeeze(-1)
+        """Items ... C D and states ... L D -> ... C L, by the small network of ``mlp``."""
+        e, x = torch.broadcast_tensors(items.unsqueeze(-2), states.unsqueeze(-3))
+        return self.logit(torch.relu(self.hidden(torch.cat([x, e, x * e, x - e], -1)))).squeeze(-1)
 
     def _values(self, states: Tensor) -> Tensor:
         return self._heads(self.value(states)) if self.form == "multihead" else states

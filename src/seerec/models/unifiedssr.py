@@ -1,21 +1,30 @@
 """UnifiedSSR: sequential search and recommendation with one pair of encoder branches (Xie et al., WWW 2024).
 
-One encoder of shared weights reads a row's clicked items (P) and its queries (Q). Its layers are, with a normalisation before
-each part: attention among the own events, attention to the other sequence's tokens, a feed-forward network. A token is
-sqrt(D) (e + e_u) plus a sinusoidal position, where e is an item or the mean of a query's words; a candidate is sqrt(D) e_v.
+One encoder of shared weights reads a row's clicked items and its queries, each beside the other sequence:
 
-* Recommendation: P = Enc(items, items) at the last click, score sqrt(D) <P, e_v>: queries act through the shared weights alone.
-  ``rec_uses_query_branch`` gives the encoder the searches (query + mean clicked item) as the other sequence.
-* Search: P = Enc(items, queries) and Q = Enc(queries, items), both read at the target: its query ends Q's sequence, and the
-  last clicked item is read once more, now seeing all queries up to the target's. Score sqrt(D) <w P + (1 - w) Q, e_v>, with a
-  learned w in [.1, .9].
+    x = sqrt(D) (e + e_u) + p          a token; e is an item or the mean of a query's words, p a sinusoid of its position
+    Enc(x, y), layer by layer:         y are the other sequence's tokens, which no layer changes
+        a = x + attention(LN x among LN x)
+        c = a + attention(LN a to y)
+        x' = c + W2 relu(W1 LN c + b1) + b2                       after the last layer, LN x'
 
-Sessions: a sequence has two windows (``session_windows``). The term ``corr`` asks that the two differ (mean |cos|, of P and of
-Q) and that windows of P and Q agree (- mean cos). The predictor of windows only chooses whole events: it gets no gradient.
+    recommendation   P = Enc(items, items) at the last click            score = sqrt(D) <P, e_v>
+    search           P = Enc(items, queries), Q = Enc(queries, items)   score = sqrt(D) <w P + (1 - w) Q, e_v>
 
-Objectives: ``group`` is the shared 1:n loss, ``original`` the authors' binary cross-entropy summed over a target's 1 + 4
-candidates, mean over targets, in search w times P's plus 1 - w times Q's; both add ``corr_weight`` times corr. What belongs to
-training is not here: the authors pre-train on both tasks, then fine-tune one, with Noam's schedule; we train both together.
+In a recommendation queries act through the shared weights alone; ``rec_uses_query_branch`` makes y its searches, each a query +
+mean clicked item. In a search both states are read at the target: its query ends Q's sequence, and the last clicked item is read
+once more, now seeing all queries up to the target's. The weight w is learned, in [.1, .9]. Who has no clicks gets P = 0, so all
+scores are 0 and tie; in a search, and with ``rec_uses_query_branch``, a token of e = 0 stands for the last click.
+
+Objective: L = rank + ``corr_weight`` corr. With P_k, Q_k the mean states of a target's two windows k (``session_windows``; their
+predictor only chooses whole events and gets no gradient), and each mean over the pairs of which neither window is empty:
+
+    corr = mean |cos(P_1, P_2)| + mean |cos(Q_1, Q_2)| - mean cos(P_k, Q_k)
+    rank   ``group``: the shared ranking loss.  ``original``: w BCE(sqrt(D) <P, e_v>) + (1 - w) BCE(sqrt(D) <Q, e_v>), summed
+           over a target's candidates, mean over targets; w = 1 in a recommendation
+
+Rows of searches are the second task; the training loop weighs their whole objective by ``search_weight``. The authors pre-train
+on both tasks, then fine-tune one, with Noam's schedule; we train both together.
 
 The authors' program is this with ``causal = False``, ``restarts = True``, ``session_states = True`` and ``features = False``:
 from equal weights, at the last target of histories of one length, scores, losses and gradients agree to 1e-4, if the two
@@ -50,7 +59,7 @@ Differences (theirs in brackets):
 - Linear layers start Xavier normal, tables at ``embedding_std`` [all Xavier uniform].
 - No 1e-24 inside logarithms; variances have an epsilon of 1e-5 [deviations of 1e-6].
 
-The paper's body was not available: the form is that of the program.
+Sources: the authors' program; the paper's body was not available.
 """
 
 import math
@@ -61,7 +70,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seerec.batch import Batch
+from seerec.batch import RECOMMENDATION, SEARCH, Batch
 from seerec.models.base import Kind, ModelConfig, NeuralRecommender, Vocabulary
 from seerec.models.inputs import InputLayer
 from seerec.models.layers import Attention, Reach, dot, dropout, history_mask, initialise, reach
@@ -100,13 +109,13 @@ class UnifiedState:
 
     p: Tensor  # B T D      sqrt(D) P
     q: Tensor  # B T D      sqrt(D) Q; zeros for a recommendation
-    share: Tensor  # B        w, 1 for a recommendation
+    w: Tensor  # B        1 for a recommendation
     windows: Tensor  # B T 2 2 D   means of (items, queries) x (first, second window); zeros where a window is empty
 
     @property
     def vector(self) -> Tensor:
         """B T D: w P + (1 - w) Q."""
-        w = self.share[:, None, None]
+        w = self.w[:, None, None]
         return w * self.p + (1 - w) * self.q
 
 
@@ -129,7 +138,7 @@ class UnifiedSSR(NeuralRecommender[UnifiedState]):
         self.register_buffer("position", sinusoid(max(rec_length, search_length) + 1, d), persistent=False)
         self.position: Tensor
         inner = config.feed_width or 2 * d
-        self.layers = nn.ModuleList(Layer(d, config.heads, inner, config.dropout) for _ in range(config.layers))
+        self.layers = nn.ModuleList(UnifiedSSRLayer(d, config.heads, inner, config.dropout) for _ in range(config.layers))
         self.norm = nn.LayerNorm(d)
         self.mix = nn.Parameter(torch.tensor(0.5))
         initialise(self)
@@ -140,18 +149,18 @@ class UnifiedSSR(NeuralRecommender[UnifiedState]):
         one = batch if self.config.causal else unpack(batch)
         b, t, d = *one.rec_seen.shape, self.config.width
         empty = self.norm.weight.new_zeros
-        found = [empty(b, t, d), empty(b, t, d), empty(b, t, 2, 2, d)]
-        for task, read in enumerate((self._recommendation, self._search)):
+        encoded = [empty(b, t, d), empty(b, t, d), empty(b, t, 2, 2, d)]  # p, q, windows
+        for task, encode_task in ((RECOMMENDATION, self._recommendation), (SEARCH, self._search)):
             rows = (one.task == task).nonzero().flatten()
             if len(rows):
-                part = read(Batch(**{f.name: getattr(one, f.name)[rows] for f in fields(one)}))
-                found = [whole.index_copy(0, rows, own) for whole, own in zip(found, part, strict=True)]
-        p, q, windows = (x.view(*batch.rec_seen.shape, *x.shape[2:]) for x in found)
+                of_task = encode_task(one.with_(**{f.name: getattr(one, f.name)[rows] for f in fields(one)}))
+                encoded = [every.index_copy(0, rows, some) for every, some in zip(encoded, of_task, strict=True)]
+        p, q, windows = (x.view(*batch.rec_seen.shape, *x.shape[2:]) for x in encoded)
         scale = math.sqrt(d)
-        return UnifiedState(scale * p, scale * q, torch.where(batch.task == 1, self._share(), 1.0), windows)
+        return UnifiedState(scale * p, scale * q, torch.where(batch.task == SEARCH, self._mixture(), 1.0), windows)
 
-    def _share(self) -> Tensor:
-        """W. Training also moves what is learned back between the bounds, where it has a gradient again."""
+    def _mixture(self) -> Tensor:
+        """The learned w. Training also moves it back between the bounds, where it has a gradient again."""
         if self.training:
             self.mix.data.clamp_(0.1, 0.9)
         return self.mix.clamp(0.1, 0.9)
@@ -159,85 +168,96 @@ class UnifiedSSR(NeuralRecommender[UnifiedState]):
     def _recommendation(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """P, no Q, and the windows of P."""
         user = self.inputs.users(batch.user).unsqueeze(1)
-        at = reach(batch.rec != 0, batch.rec_seen)
-        items = self._tokens(self.inputs.items(batch.rec), user, at.position)
+        rec_reach = reach(batch.rec != 0, batch.rec_seen)
+        items = self._tokens(self.inputs.items(batch.rec), user, rec_reach.position)
         if self.config.rec_uses_query_branch:
-            searches = reach(batch.searched, batch.search_seen)
-            other = self._tokens(self.inputs.searches(batch.query, batch.click), user, searches.position)
-            sees = self._sees(search_before_click(batch), searches.visible)
-            states, p = self._read_again(items, batch.rec != 0, user, at, other, sees)
+            search_reach = reach(batch.searched, batch.search_seen)
+            searches = self._tokens(self.inputs.searches(batch.query, batch.click), user, search_reach.position)
+            cross_mask = self._stack_masks(search_before_click(batch), search_reach.visible)
+            states, p = self._encode_with_target_tokens(items, batch.rec != 0, user, rec_reach, searches, cross_mask)
         else:
-            causal = history_mask(batch.rec != 0, causal=True)
-            sees = causal if self.config.causal else at.visible.expand_as(causal)
-            states = self._encode(items, sees, items, sees)
-            p = at.gather(states)
-        windows, p = self._sessions(states, at, batch.rec_seen - 1, p)
+            causal_mask = history_mask(batch.rec != 0, causal=True)
+            mask = causal_mask if self.config.causal else rec_reach.visible.expand_as(causal_mask)
+            states = self._encode(items, mask, items, mask)
+            p = rec_reach.gather(states)
+        windows, p = self._sessions(states, rec_reach, batch.rec_seen - 1, p)
         return p, torch.zeros_like(p), torch.stack([windows, torch.zeros_like(windows)], 2)
 
     def _search(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """P, Q, and the windows of both. Clicks stand one place later than in a recommendation, as if after a start."""
+        """P, Q, and the windows of both. Clicks stand one place later than in a recommendation, as if after a start.
+
+        Tokens of Q: [S queries | T target queries]. Tokens of P: [R clicks | T last clicks, read once more]. Rows of a mask are
+        tokens, its columns what they attend to.
+        """
         user = self.inputs.users(batch.user).unsqueeze(1)
-        clicks, searches = reach(batch.rec != 0, batch.rec_seen), reach(batch.searched, batch.search_seen)
-        items = self._tokens(self.inputs.items(batch.rec), user, clicks.position + 1)
-        queries = torch.cat(
-            [
-                self._tokens(self.inputs.queries(batch.query), user, searches.position),
-                self._tokens(self.inputs.queries(batch.target_query), user, batch.search_seen),
-            ],
-            1,
-        )
-        before = search_before_click(batch)
-        p_states, p = self._read_again(
-            items, batch.rec != 0, user, clicks, queries, self._sees(before, searches.visible, own=True)
-        )
-        among = self._sees(history_mask(batch.searched, causal=True), searches.visible, own=True)
-        q_states = self._encode(queries, among, items, self._sees(~before.transpose(1, 2), clicks.visible))
-        q_states, q = q_states.split([batch.searched.shape[1], batch.search_seen.shape[1]], 1)
-        p_windows, p = self._sessions(p_states, clicks, batch.rec_seen - 1, p)
-        q_windows, q = self._sessions(q_states, searches, batch.search_seen, q)
+        rec_reach, search_reach = reach(batch.rec != 0, batch.rec_seen), reach(batch.searched, batch.search_seen)
+        items = self._tokens(self.inputs.items(batch.rec), user, rec_reach.position + 1)
+        past_queries = self._tokens(self.inputs.queries(batch.query), user, search_reach.position)
+        target_queries = self._tokens(self.inputs.queries(batch.target_query), user, batch.search_seen)
+        queries = torch.cat([past_queries, target_queries], 1)
+        search_first = search_before_click(batch)  # B R S
+
+        cross_mask = self._stack_masks(search_first, search_reach.visible, own_token=True)
+        p_states, p = self._encode_with_target_tokens(items, batch.rec != 0, user, rec_reach, queries, cross_mask)
+
+        self_mask = self._stack_masks(history_mask(batch.searched, causal=True), search_reach.visible, own_token=True)
+        cross_mask = self._stack_masks(~search_first.transpose(1, 2), rec_reach.visible)
+        states = self._encode(queries, self_mask, items, cross_mask)
+        q_states, q = states.split([past_queries.shape[1], target_queries.shape[1]], 1)
+
+        p_windows, p = self._sessions(p_states, rec_reach, batch.rec_seen - 1, p)
+        q_windows, q = self._sessions(q_states, search_reach, batch.search_seen, q)
         return p, q, torch.stack([p_windows, q_windows], 2)
 
-    def _tokens(self, x: Tensor, user_B1D: Tensor, position: Tensor) -> Tensor:
-        tokens = (x + user_B1D) * math.sqrt(self.config.width) + self.position[position]
+    def _tokens(self, x_BLD: Tensor, user_B1D: Tensor, position_BL: Tensor) -> Tensor:
+        tokens = (x_BLD + user_B1D) * math.sqrt(self.config.width) + self.position[position_BL]
         return dropout(tokens, self.config.dropout, self.training)
 
-    def _read_again(
-        self, items: Tensor, present: Tensor, user: Tensor, at: Reach, other: Tensor, other_sees: Tensor
+    def _encode_with_target_tokens(
+        self, items_BRD: Tensor, present_BR: Tensor, user_B1D: Tensor, rec_reach: Reach, other_BKD: Tensor, cross_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Clicks encoded at their own times, B R D, and each target's last click at the target's, B T D.
 
-        Without a click the user stands in for it.
+        Without a click the user stands in for it. ``cross_mask`` is B R+T K.
         """
-        nothing = self._tokens(torch.zeros_like(user), user, torch.zeros_like(at.last[:, :1]))
-        again = torch.where(at.any.unsqueeze(2), at.gather(items), nothing)
-        rest = at.visible & (torch.arange(items.shape[1], device=items.device) != at.last.unsqueeze(2))
-        among = self._sees(history_mask(present, causal=True), rest, own=True)
-        states = self._encode(torch.cat([items, again], 1), among, other, other_sees)
-        events, targets = states.split([items.shape[1], again.shape[1]], 1)
-        return events, targets
+        start_token = self._tokens(torch.zeros_like(user_B1D), user_B1D, torch.zeros_like(rec_reach.last[:, :1]))
+        target_tokens = torch.where(rec_reach.any.unsqueeze(2), rec_reach.gather(items_BRD), start_token)
+        slot = torch.arange(items_BRD.shape[1], device=items_BRD.device)
+        earlier_than_last = rec_reach.visible & (slot != rec_reach.last.unsqueeze(2))
+        self_mask = self._stack_masks(history_mask(present_BR, causal=True), earlier_than_last, own_token=True)
+        states = self._encode(torch.cat([items_BRD, target_tokens], 1), self_mask, other_BKD, cross_mask)
+        clicks, targets = states.split([items_BRD.shape[1], target_tokens.shape[1]], 1)
+        return clicks, targets
 
-    def _sees(self, events_BLK: Tensor, targets_BTK: Tensor, *, own: bool = False) -> Tensor:
-        """What L events and T targets see of K events, and with ``own`` of T tokens beside them, one for each target."""
+    def _stack_masks(self, events_BLK: Tensor, targets_BTK: Tensor, *, own_token: bool = False) -> Tensor:
+        """What L events and then T targets see of K events: B L+T K.
+
+        With ``own_token`` T more columns follow, one for each target's token, which the target alone sees: B L+T K+T. Without
+        the causal mask (where T = 1) events see all that the target does, its token too.
+        """
         (b, length, _), t = events_BLK.shape, targets_BTK.shape[1]
         if not self.config.causal:
             events_BLK = targets_BTK.expand_as(events_BLK)
-        if own:
-            none = events_BLK.new_full((b, length, t), not self.config.causal)
-            itself = torch.eye(t, dtype=torch.bool, device=none.device).expand(b, t, t)
-            events_BLK, targets_BTK = torch.cat([events_BLK, none], 2), torch.cat([targets_BTK, itself], 2)
+        if own_token:
+            of_events = events_BLK.new_full((b, length, t), not self.config.causal)
+            of_targets = torch.eye(t, dtype=torch.bool, device=events_BLK.device).expand(b, t, t)
+            events_BLK, targets_BTK = torch.cat([events_BLK, of_events], 2), torch.cat([targets_BTK, of_targets], 2)
         return torch.cat([events_BLK, targets_BTK], 1)
 
-    def _encode(self, tokens: Tensor, sees: Tensor, other: Tensor, other_sees: Tensor) -> Tensor:
-        x = tokens
+    def _encode(self, tokens_BLD: Tensor, self_mask_BLL: Tensor, other_BKD: Tensor, cross_mask_BLK: Tensor) -> Tensor:
+        """Enc(tokens, other), B L D."""
+        x = tokens_BLD
         for layer in self.layers:
-            x = layer(tokens if self.config.restarts else x, sees, other, other_sees)
-        found: Tensor = self.norm(x)
-        return found
+            x = layer(tokens_BLD if self.config.restarts else x, self_mask_BLL, other_BKD, cross_mask_BLK)
+        encoded: Tensor = self.norm(x)
+        return encoded
 
-    def _sessions(self, states: Tensor, at: Reach, earlier: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Means of the windows over the earlier events and the target's own state, and that state."""
-        windows, held = self.sessions(states, at, earlier.clamp(min=0), own)
-        return windows, own * (1 + held.unsqueeze(2)) if self.config.session_states else own
+    def _sessions(
+        self, states_BLD: Tensor, history_reach: Reach, earlier_BT: Tensor, target_BTD: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Means of the windows over the earlier states and the target's own, B T 2 D, and the target's own, B T D."""
+        windows, in_window = self.sessions(states_BLD, history_reach, earlier_BT.clamp(min=0), target_BTD)
+        return windows, target_BTD * (1 + in_window.unsqueeze(2)) if self.config.session_states else target_BTD
 
     def score(self, state: UnifiedState, items_BTCD: Tensor) -> Tensor:
         """B T C."""
@@ -251,7 +271,7 @@ class UnifiedSSR(NeuralRecommender[UnifiedState]):
         """``original``: cross-entropies summed over the candidates, those of P and of Q mixed instead of their scores."""
         items = self.items(batch.candidates)
         if kind == "original":
-            w = state.share.mean()  # rows of one task have the same
+            w = state.w.mean()  # rows of one task have the same
             p, q = (ranking_loss(dot(x, items), batch.positive, batch.target_mask, "bce") for x in (state.p, state.q))
             rank = (w * p + (1 - w) * q) * batch.candidates.shape[2]
         else:
@@ -267,14 +287,16 @@ class UnifiedSSR(NeuralRecommender[UnifiedState]):
         items, queries = state.windows.unbind(2)
 
         def mean(cosine: Tensor) -> Tensor:
+            # An empty window is zeros, and then so is its cosine.
             return mean_over(cosine, mask_BT.view(*mask_BT.shape, *[1] * (cosine.dim() - 2)) & (cosine != 0))
 
-        intra = F.cosine_similarity(first, second, dim=3).abs()
-        return mean(intra[..., 0]) + mean(intra[..., 1]) - mean(F.cosine_similarity(items, queries, dim=3))
+        intra = F.cosine_similarity(first, second, dim=3).abs()  # B T 2, of (items, queries)
+        inter = F.cosine_similarity(items, queries, dim=3)  # B T 2, of (first, second window)
+        return mean(intra[..., 0]) + mean(intra[..., 1]) - mean(inter)
 
 
-class Layer(nn.Module):
-    """x + attention among x, + attention to the other sequence, + feed-forward; x is normalised before each."""
+class UnifiedSSRLayer(nn.Module):
+    """One layer of Enc: x + attention among x, + attention to the other sequence, + feed-forward; normalised before each."""
 
     def __init__(self, width: int, heads: int, inner: int, dropout: float) -> None:
         super().__init__()
@@ -283,12 +305,12 @@ class Layer(nn.Module):
         self.feed_in, self.feed_out = nn.Linear(width, inner), nn.Linear(inner, width)
         self.dropout = dropout
 
-    def forward(self, x_BLD: Tensor, sees_BLL: Tensor, other_BKD: Tensor, sees_BLK: Tensor) -> Tensor:
+    def forward(self, x_BLD: Tensor, self_mask_BLL: Tensor, other_BKD: Tensor, cross_mask_BLK: Tensor) -> Tensor:
         """B L D -> B L D."""
-        inside = self.norm_attention(x_BLD)
-        update, _ = self.attention(inside, self.attention.keys_values(inside), sees_BLL)
+        normed = self.norm_attention(x_BLD)
+        update, _ = self.attention(normed, self.attention.keys_values(normed), self_mask_BLL)
         x = x_BLD + dropout(update, self.dropout, self.training)
-        update, _ = self.cross(self.norm_cross(x), self.cross.keys_values(other_BKD), sees_BLK)
+        update, _ = self.cross(self.norm_cross(x), self.cross.keys_values(other_BKD), cross_mask_BLK)
         x = x + dropout(update, self.dropout, self.training)
         inner = dropout(F.relu(self.feed_in(self.norm_feed(x))), self.dropout, self.training)
         return x + dropout(self.feed_out(inner), self.dropout, self.training)

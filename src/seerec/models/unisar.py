@@ -1,15 +1,20 @@
 """UniSAR: user transitions between search and recommendation (Shi et al., SIGIR 2024).
 
-Both histories ordered by time form one sequence of clicks (e_v) and searches (e_q + mean clicked item). Three encoders read
-it: ``across`` lets a token attend only to tokens of the OTHER kind, which gives s2r at the clicks and r2s at the searches;
-``within_rec`` and ``within_search`` are plain encoders of one kind each, R and S. They are fused by decoder layers,
-F_r = fusion_rec(R, memory s2r) and F_s = fusion_search(S, memory r2s), and read by target attention,
-f = softmax(F W e_v) F per side. Then z = [f_r, f_s, e_v, e_u, q], where q is the query of a search target and a learned vector
-for a recommendation, goes through a PLE: shared and own experts, mixed by a gate for each task, a tower and an MLP for each task.
+Both histories ordered by time form one sequence of clicks, x = e_v, and searches, x = e_q + mean e_v of the clicked items:
 
-Loss: 1:n binary cross-entropy of the batch's task, a contrastive loss between queries and clicked items, and one between the
-pooled views (s2r, R) and (r2s, S) of a row. This is the paper's objective and the shared one, so ``group`` and ``original``
-are the same here. Rows of searches are the second task; the training loop weighs their whole objective by ``search_weight``.
+    s2r, r2s = across(x + p)            at the clicks, at the searches: each attends only to tokens of the OTHER kind
+    R = within_rec(x + p_r)             S = within_search(x + p_s)                        each attends to its own kind
+    F_r = fusion_rec(R, memory s2r)     F_s = fusion_search(S, memory r2s)                decoder layers
+    f_r = softmax(F_r W_r e_v) F_r      f_s = softmax(F_s W_s e_v) F_s                    target_rec, target_search
+    z = [f_r, f_s, e_v, e_u, q]         q the query of a search target, a learned vector for a recommendation
+    score_j = MLP_j(tower_j(sum_k g_jk(z) E_k(z)))      task j; k over shared and own experts, g_j its gate (``ple``)
+
+    L = BCE + ``query_item_weight`` L_qi + ``view_weight`` (L_r + L_s)
+
+L_qi is the contrast of queries and clicked items; L_r and L_s that of a row's pooled views, mean s2r with mean R and mean r2s
+with mean S (``alignment``). This is the paper's objective and the shared one, so ``group`` and ``original`` are the same here.
+Rows of searches are the second task; the training loop weighs their whole objective by ``search_weight``. Who has no events is
+scored by e_v, e_u and q alone.
 
 The authors' program is this with ``project = "tanh"`` and the defaults below: from equal weights, without dropout, scores, losses
 and gradients agree to rounding. Whose weight is whose, where ``a | b`` stand one after the other, and j is a task:
@@ -52,17 +57,18 @@ gradient, and a mask item in the table's last row, which can be a negative of th
   (.13 to .18 at D = 64; here .02) and the tables (here ``embedding_std``).
 
 The first layer of the PLE multiplies what all candidates share only once; that changes no number.
-The paper's body was not available: the form is that of the program.
+
+Sources: the authors' program; the paper's body was not available.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from seerec.batch import Batch
+from seerec.batch import RECOMMENDATION, SEARCH, Batch
 from seerec.models.alignment import QueryItemAlignment, ViewContrast
 from seerec.models.base import Kind, ModelConfig, NeuralRecommender, Vocabulary
 from seerec.models.inputs import InputLayer
@@ -125,8 +131,9 @@ class UniSARState:
     views: Tensor  # M 4 D    means of s2r, R, r2s, S over what the target sees
 
     def rows(self, index: Tensor) -> "UniSARState":
-        """Some rows of the state."""
-        return UniSARState(1, *(getattr(self, f.name)[index] for f in fields(self)[1:]))
+        """Some rows of the state, one target each."""
+        tensors = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "targets"}
+        return replace(self, targets=1, **tensors)
 
 
 class UniSAR(NeuralRecommender[UniSARState]):
@@ -153,23 +160,16 @@ class UniSAR(NeuralRecommender[UniSARState]):
         def fusion() -> nn.ModuleList:
             return nn.ModuleList(FusionLayer(d, config.heads, inner, config.dropout) for _ in range(config.layers))
 
+        def head() -> TaskHead:
+            experts = (config.shared_experts, config.own_experts)
+            return TaskHead(5, d, config.expert_width, experts, config.tower, config.hidden, config.dropout)
+
         self.across, self.within_rec, self.within_search = encoder(), encoder(), encoder()
         self.fusion_rec, self.fusion_search = fusion(), fusion()
         self.target_rec, self.target_search = TargetAttention(d, "bilinear", 1), TargetAttention(d, "bilinear", 1)
         self.recommendation_query = nn.Parameter(torch.empty(d))
         self.experts = nn.ModuleList(nn.Linear(5 * d, config.expert_width) for _ in range(config.shared_experts))
-        self.recommendation, self.search = (
-            TaskHead(
-                5,
-                d,
-                config.expert_width,
-                (config.shared_experts, config.own_experts),
-                config.tower,
-                config.hidden,
-                config.dropout,
-            )
-            for _ in range(2)
-        )
+        self.recommendation, self.search = head(), head()
         self.query_item = QueryItemAlignment(d, config.query_item_temperature, config.query_item_negatives)
         self.views_rec, self.views_search = (ViewContrast(d, config.view_temperature) for _ in range(2))
         initialise(self)
@@ -179,47 +179,48 @@ class UniSAR(NeuralRecommender[UniSARState]):
     def encode(self, batch: Batch) -> UniSARState:
         """Both histories of each target, and its query."""
         one = unpack(batch)
-        at_rec, at_search = reach(one.rec != 0, one.rec_seen), reach(one.searched, one.search_seen)
-        sees_rec, sees_search = at_rec.visible[:, 0], at_search.visible[:, 0]
+        rec_reach, search_reach = reach(one.rec != 0, one.rec_seen), reach(one.searched, one.search_seen)
+        sees_rec, sees_search = rec_reach.visible[:, 0], search_reach.visible[:, 0]
         queries = self.inputs.queries(one.query)
         clicks = self.inputs.items(one.rec)
         searches = queries + masked_mean(self.inputs.items(one.click), one.click != 0)
         s2r, r2s = self._across(one, clicks, searches, sees_rec, sees_search)
-        rec, search = clicks + self.position_rec[at_rec.position], searches + self.position_search[at_search.position]
+        rec = clicks + self.position_rec[rec_reach.position]
+        search = searches + self.position_search[search_reach.position]
         for layer in self.within_rec:
-            rec = layer(rec, between(rec, sees_rec))
+            rec = layer(rec, all_see(rec, sees_rec))
         for layer in self.within_search:
-            search = layer(search, between(search, sees_search))
+            search = layer(search, all_see(search, sees_search))
         fused_rec, fused_search = rec, search
         for layer in self.fusion_rec:
             fused_rec = layer(fused_rec, s2r, sees_rec)
         for layer in self.fusion_search:
             fused_search = layer(fused_search, r2s, sees_search)
-        is_search = (one.task == 1).unsqueeze(1)
+        is_search = (one.task == SEARCH).unsqueeze(1)
+        views = [(s2r, sees_rec), (rec, sees_rec), (r2s, sees_search), (search, sees_search)]
         return UniSARState(
-            batch.rec_seen.shape[1],
-            one.task,
-            self.inputs.users(one.user),
-            torch.where(is_search, self.inputs.queries(one.target_query[:, 0]), self.recommendation_query),
-            fused_rec,
-            fused_search,
-            sees_rec,
-            sees_search,
-            queries,
-            torch.stack([masked_mean(x, sees) for x, sees in
-                         ((s2r, sees_rec), (rec, sees_rec), (r2s, sees_search), (search, sees_search))], 1),
-        )  # fmt: skip
+            targets=batch.rec_seen.shape[1],
+            task=one.task,
+            user=self.inputs.users(one.user),
+            query=torch.where(is_search, self.inputs.queries(one.target_query[:, 0]), self.recommendation_query),
+            fused_rec=fused_rec,
+            fused_search=fused_search,
+            sees_rec=sees_rec,
+            sees_search=sees_search,
+            queries=queries,
+            views=torch.stack([masked_mean(states, sees) for states, sees in views], 1),
+        )
 
     def _across(self, batch: Batch, rec: Tensor, search: Tensor, sees_rec: Tensor, sees_search: Tensor) -> tuple[Tensor, Tensor]:
-        """s2r and r2s. Only tokens of different kinds attend, so each kind's tokens stay in their own tensor."""
+        """Transitions s2r and r2s. Only tokens of different kinds attend, so each kind's tokens stay in their own tensor."""
         place = merge(batch).place
         rec = rec + self.position[place[:, : rec.shape[1]]]
         search = search + self.position[place[:, rec.shape[1] :]]
         for module in self.across:
             layer = cast(EncoderLayer, module)
             rec, search = (
-                layer.read(rec, layer.attention.keys_values(search), between(rec, sees_search)),
-                layer.read(search, layer.attention.keys_values(rec), between(search, sees_rec)),
+                layer.read(rec, layer.attention.keys_values(search), all_see(rec, sees_search)),
+                layer.read(search, layer.attention.keys_values(rec), all_see(search, sees_rec)),
             )
         return rec, search
 
@@ -229,17 +230,17 @@ class UniSAR(NeuralRecommender[UniSARState]):
         b = len(state.task) // targets
         items = unpack_items(items_BTCD, b, targets)
         logits = items.new_zeros(b * targets, c)
-        for task, head in enumerate((self.recommendation, self.search)):
+        for task, head in ((RECOMMENDATION, self.recommendation), (SEARCH, self.search)):
             rows = (state.task == task).nonzero().flatten()
             if len(rows):
-                own = self._score(head, state.rows(rows), items if len(items) == 1 else items[rows])
-                logits = logits.index_copy(0, rows, own)
+                of_task = self._score(head, state.rows(rows), items if len(items) == 1 else items[rows])
+                logits = logits.index_copy(0, rows, of_task)
         return logits.view(b, targets, c)
 
-    def _score(self, head: "TaskHead", state: UniSARState, items: Tensor) -> Tensor:
+    def _score(self, head: TaskHead, state: UniSARState, items: Tensor) -> Tensor:
         """Rows of one task, M C; items are M 1 C D or 1 1 C D."""
-        f_r = read(self.target_rec, items, state.fused_rec, state.sees_rec)
-        f_s = read(self.target_search, items, state.fused_search, state.sees_search)
+        f_r = target_attention(self.target_rec, items, state.fused_rec, state.sees_rec)
+        f_s = target_attention(self.target_search, items, state.fused_search, state.sees_search)
         z = (f_r, f_s, items, state.user[:, None, None], state.query[:, None, None])
         return head(z, self.experts).squeeze(1)
 
@@ -248,12 +249,12 @@ class UniSAR(NeuralRecommender[UniSARState]):
         config, one = self.config, unpack(batch)
         logits = self.score(state, self.items(batch.candidates))
         terms = {"rank": ranking_loss(logits, batch.positive, batch.target_mask, config.loss)}
-        whole = one.target_mask[:, 0] & state.sees_rec.any(1) & state.sees_search.any(1)
+        has_both = one.target_mask[:, 0] & state.sees_rec.any(1) & state.sees_search.any(1)
         if config.query_item_weight > 0:
             shown = state.sees_search & one.target_mask
             terms["query_item"] = config.query_item_weight * self.query_item(one, shown, state.queries, self.items)
         if config.view_weight > 0:
-            s2r, rec, r2s, search = state.views[whole].unbind(1)
+            s2r, rec, r2s, search = state.views[has_both].unbind(1)
             terms["views"] = config.view_weight * (self.views_rec(s2r, rec) + self.views_search(r2s, search))
         return terms
 
@@ -269,20 +270,21 @@ class FusionLayer(nn.Module):
 
     def forward(self, x_MLD: Tensor, memory_MLD: Tensor, sees_ML: Tensor) -> Tensor:
         """M L D -> M L D; targets and memory are the same events."""
-        layer, mask = self.layer, between(x_MLD, sees_ML)
+        layer, mask = self.layer, all_see(x_MLD, sees_ML)
         update, _ = layer.attention(x_MLD, layer.attention.keys_values(x_MLD), mask)
         x = layer.join(x_MLD, update, layer.norm_attention)
         update, _ = self.cross(x, self.cross.keys_values(memory_MLD), mask)
         return layer.feed(layer.join(x, update, self.norm_cross))
 
 
-def between(x_MLD: Tensor, sees_MK: Tensor) -> Tensor:
-    """M L K: every slot of ``x`` sees the same events."""
+def all_see(x_MLD: Tensor, sees_MK: Tensor) -> Tensor:
+    """M L K: every slot of ``x`` sees the same K events."""
     return sees_MK.unsqueeze(1).expand(-1, x_MLD.shape[1], -1)
 
 
-def read(attention: TargetAttention, items: Tensor, events_MLD: Tensor, sees_ML: Tensor) -> Tensor:
-    """Target attention over a history alone, M 1 C D; zeros where nothing is seen."""
-    none = events_MLD.new_zeros(len(events_MLD), 1, 1, 0, events_MLD.shape[2])
-    found: Tensor = attention(items, events_MLD, sees_ML.unsqueeze(1), none, sees_ML.new_zeros(len(events_MLD), 1, 0))
-    return found.squeeze(2)
+def target_attention(attention: TargetAttention, items: Tensor, events_MLD: Tensor, sees_ML: Tensor) -> Tensor:
+    """Candidates over a history alone, without own states: M 1 C D; zeros where nothing is seen."""
+    m, _, d = events_MLD.shape
+    no_states, none_visible = events_MLD.new_zeros(m, 1, 1, 0, d), sees_ML.new_zeros(m, 1, 0)
+    attended: Tensor = attention(items, events_MLD, sees_ML.unsqueeze(1), no_states, none_visible)
+    return attended.squeeze(2)

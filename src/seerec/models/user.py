@@ -1,24 +1,28 @@
 """USER: a unified model of search and recommendation over one sequence of behaviour (Yao et al., CIKM 2021).
 
-Searches and recommendation clicks become one sequence in order of time, a search being its query plus the mean of its clicked
-items. Recommendation is a search without a query: q* is the query of a search, and a learned vector [REC] for a recommendation.
-For every target
+Searches and recommendation clicks become one sequence in order of time, x_1 .. x_n. Recommendation is a search without a query:
+q* is the query of a search, and a learned vector [REC] for a recommendation. For every target, with the last m events as its
+session,
 
-    s = Transformer_S([events of the current session ; q*]) at q*        the intent now
-    i = Transformer_H([history ; s]) at s                                the same, refined by the long history
-    score(v) = MLP([i ; s ; e_v ; i o e_v])                              one head for both tasks
+    x = e_v + k_r for a click,  x = e_q + mean e_v + k_s for a search with its clicked items                           kind
+    s = Transformer_S([q* ; x_n + p'_1 ; x_n-1 + p'_2 .. ]) at q*           the intent now       p' session_position
+    i = Transformer_H([x_1 + p_1 .. x_n + p_n ; s + p_n+1]) at s            refined by history   p position
+    score(v) = MLP([i ; s ; e_v ; i o e_v])                                 one head for both tasks, o by element
+
+q* is ``no_query`` for a recommendation; it has no position and no kind, and a session counts its positions back from the latest
+event. Who has no events is scored by q* and the empty history alone, so a recommendation then gives everyone the same order.
 
 Transformer_H is causal over the history, so the states of a history are computed once and shared by all targets of a packed row,
 each of which reads its own prefix and its own s. The session's events and q* attend to one another freely. The session is what
 follows the last pause of more than ``session_gap`` minutes in what a target sees, at most ``session_events`` events. The time of
 the target itself is not read: histories are also scored at no particular time.
 
-Only the abstract and a figure's caption were available, and no program is public: a text encoder, a session encoder, a history
-encoder and a unified task framework are known; their insides, sizes and losses are inferred. The paper may tune on one task after
-training on both; that would be a stage of training, and is left out.
+Objective ``group``: the shared ranking loss. ``original``: softmax over the positive and its negatives. Rows of searches are the
+second task; the training loop weighs their whole objective by ``search_weight``.
 
-``group``: the shared ranking loss on either task's rows, search weighed by ``search_weight``. ``original``: softmax over the
-positive and its negatives.
+Sources: only the abstract and a figure's caption were available, and no program is public: a text encoder, a session encoder, a
+history encoder and a unified task framework are known; their insides, sizes and losses are inferred. The paper may tune on one
+task after training on both; that would be a stage of training, and is left out.
 """
 
 from dataclasses import dataclass
@@ -29,7 +33,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seerec.batch import Batch
+from seerec.batch import RECOMMENDATION, SEARCH, Batch
 from seerec.models.base import Kind, ModelConfig, NeuralRecommender, Vocabulary
 from seerec.models.inputs import InputLayer
 from seerec.models.layers import EncoderLayer, ScoringMLP, dropout, history_mask, initialise
@@ -97,41 +101,44 @@ class USER(NeuralRecommender[USERState]):
         return EncoderLayer(self.config.width, self.config.heads, self.config.width, self.config.dropout)
 
     def encode(self, batch: Batch) -> USERState:
-        """S from the session and q*, then i from the history and s."""
+        """The intent now, s, then i."""
         merged = merge(batch)
-        searches = self.inputs.searches(batch.query, batch.click) + self.kind[1]
-        tokens = merged.arrange(self.inputs.items(batch.rec) + self.kind[0], searches)
-        query = torch.where((batch.task == 1)[:, None, None], self.inputs.queries(batch.target_query), self.no_query)
+        searches = self.inputs.searches(batch.query, batch.click) + self.kind[SEARCH]
+        clicks = self.inputs.items(batch.rec) + self.kind[RECOMMENDATION]
+        tokens = merged.arrange(clicks, searches)
+        is_search = (batch.task == SEARCH)[:, None, None]
+        query = torch.where(is_search, self.inputs.queries(batch.target_query), self.no_query)  # q*
         session = self.session(batch, merged, tokens, query)
         return USERState(session, self.intent(batch, merged, tokens, session))
 
     def session(self, batch: Batch, merged: Merged, tokens_BLD: Tensor, query_BTD: Tensor) -> Tensor:
-        """S, B T D: each target's session and its q* encoded together, at q*."""
-        slot, inside = self.session_events(batch, merged)
-        b, t, e = slot.shape
-        events = tokens_BLD.gather(1, slot.flatten(1).unsqueeze(2).expand(-1, -1, tokens_BLD.shape[2])).unflatten(1, (t, e))
+        """The intent s, B T D: each target's q* and session encoded together, at q*."""
+        slot, in_session = self.session_events(batch, merged)
+        b, t, m = slot.shape
+        events = tokens_BLD.gather(1, slot.flatten(1).unsqueeze(2).expand(-1, -1, tokens_BLD.shape[2])).unflatten(1, (t, m))
         x = torch.cat([query_BTD.unsqueeze(2), events + self.session_position], 2).flatten(0, 1)
         x = dropout(x, self.config.dropout, self.training)
-        mask = history_mask(F.pad(inside, (1, 0), value=True).flatten(0, 1), causal=False)
+        mask = history_mask(F.pad(in_session, (1, 0), value=True).flatten(0, 1), causal=False)
         for layer in self.session_layers[:-1]:
             x = layer(x, mask)
+        # Of the last layer only its state at q* is used, which stands first.
         return self._read(self.session_layers[-1], x[:, :1], x, mask[:, :1]).unflatten(0, (b, t)).squeeze(2)
 
     def session_events(self, batch: Batch, merged: Merged) -> tuple[Tensor, Tensor]:
-        """B T E: slots of the last events that each target sees, latest first, and whether they belong to its session."""
-        seen = merged.reach
-        back = torch.arange(self.config.session_events, device=seen.last.device)
-        slot = (seen.last.unsqueeze(2) - back).clamp(min=0)
-        inside = back < seen.visible.sum(2, keepdim=True)
+        """B T ``session_events``: slots of the last events each target sees, latest first; whether its session holds them."""
+        reach = merged.reach
+        events_back = torch.arange(self.config.session_events, device=reach.last.device)
+        slot = (reach.last.unsqueeze(2) - events_back).clamp(min=0)
+        in_session = events_back < reach.visible.sum(2, keepdim=True)
         if self.config.session_gap is not None:
             time = merged.arrange(batch.rec_time, batch.search_time)
             pause = (time[:, 1:] - time[:, :-1]) > self.config.session_gap * _MS_PER_MINUTE
-            number = F.pad(pause.long().cumsum(1), (1, 0)).unsqueeze(1).expand(-1, slot.shape[1], -1)
-            inside = inside & (number.gather(2, slot) == number.gather(2, slot[..., :1]))
-        return slot, inside
+            session_number = F.pad(pause.long().cumsum(1), (1, 0)).unsqueeze(1).expand(-1, slot.shape[1], -1)
+            in_session = in_session & (session_number.gather(2, slot) == session_number.gather(2, slot[..., :1]))
+        return slot, in_session
 
     def intent(self, batch: Batch, merged: Merged, tokens_BLD: Tensor, session_BTD: Tensor) -> Tensor:
-        """I, B T D: s read as the event after each target's prefix."""
+        """The intent i, B T D: s read as the event after each target's prefix."""
         present = merged.present.unsqueeze(2)
         x = dropout(tokens_BLD + self.position[merged.reach.position], self.config.dropout, self.training) * present
         intent = session_BTD + self.position[batch.rec_seen + batch.search_seen]
