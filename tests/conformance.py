@@ -251,7 +251,7 @@ class ModelConformance:
     def trained(self, b, updates, rate=0.015, dropout=0.0):
         torch.manual_seed(1)
         kind = MODELS[self.key]
-        config = kind.Config(**{"width": 16, "dropout": dropout, "embedding_std": 0.3, **self.settings})
+        config = kind.Config(**{"width": 16, "dropout": dropout, "embedding_std": 0.3, "feature_std": 0.3, **self.settings})
         model = build(self.key, config, vocabulary(users=65), R + ROOM, S + ROOM)
         optimizer = LazyAdam(model, 0.0)
         if model.learns_transitions:

@@ -22,7 +22,10 @@ from seerec.errors import SeerecError
 from seerec.models.registry import MODELS
 
 BATCH = BatchSettings(rec_length=6, search_length=5, query_words=3, clicks=2)
-SMALL = {"lcr-ser": {"width": 8, "hidden": (8,), "embedding_std": 0.5}, "sasrec": {"width": 8, "embedding_std": 0.5}}
+SMALL = {
+    "lcr-ser": {"width": 8, "hidden": (8,), "embedding_std": 0.5, "feature_std": 0.5},
+    "sasrec": {"width": 8, "embedding_std": 0.5, "feature_std": 0.5},
+}
 
 
 def model_of(key, corpus):

@@ -18,14 +18,16 @@ from seerec.models.registry import MODELS
 from seerec.recommendations import recommend
 
 BATCH = BatchSettings(rec_length=4, search_length=3, query_words=4, clicks=2)
-LCR = {"width": 8, "hidden": (8,), "embedding_std": 0.7}
+LCR = {"width": 8, "hidden": (8,), "embedding_std": 0.7, "feature_std": 0.7}
 VARIANTS = {
     "lcr-ser": ("lcr-ser", LCR),
     "without-steps": ("lcr-ser", LCR | {"steps": 0}),
     "two-layers": ("lcr-ser", LCR | {"layers": 2, "cross_layers": "all", "steps": 2}),
     "no-own": ("lcr-ser", LCR | {"cross_steps": False}),
-    "sasrec": ("sasrec", {"width": 8, "embedding_std": 0.7}),
+    "sasrec": ("sasrec", {"width": 8, "embedding_std": 0.7, "feature_std": 0.7}),
     **{key: (key, {}) for key in MODELS if key not in ("lcr-ser", "sasrec")},
+    # At tau .07 scores are near 70, where float32 has no 1e-5.
+    **{key: (key, {"temperature": 1.0}) for key in ("rearec-erl", "rearec-prl")},
 }
 DAY = 86_400_000
 EVIL = "[red]boots\x1b[31m :smile: warm"

@@ -19,7 +19,10 @@ from seerec.incoming import People
 from seerec.models.registry import MODELS
 from seerec.recommendations import Ranker, recommend, recommend_all
 
-SMALL = {"lcr-ser": {"width": 8, "hidden": (8,), "embedding_std": 0.5}, "sasrec": {"width": 8, "embedding_std": 0.5}}
+SMALL = {
+    "lcr-ser": {"width": 8, "hidden": (8,), "embedding_std": 0.5, "feature_std": 0.5},
+    "sasrec": {"width": 8, "embedding_std": 0.5, "feature_std": 0.5},
+}
 BATCH = BatchSettings(rec_length=6, search_length=5, query_words=3, clicks=2)
 
 

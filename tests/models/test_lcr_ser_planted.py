@@ -56,7 +56,16 @@ def planted(rows, seed):
 def trained(updates, **settings):
     """HR@1 on fresh rows, and the share of the recommendation side's cross-attention on the relevant search."""
     torch.manual_seed(0)
-    common = {"width": 16, "heads": 1, "block": "pre", "dropout": 0.0, "embedding_std": 0.5, "hidden": (16,), "scorer": "mlp+dot"}
+    common = {
+        "width": 16,
+        "heads": 1,
+        "block": "pre",
+        "dropout": 0.0,
+        "embedding_std": 0.5,
+        "feature_std": 0.5,
+        "hidden": (16,),
+        "scorer": "mlp+dot",
+    }
     config = LCRSERConfig(contrastive_weight=0.0, **common, **settings)
     model = build("lcr-ser", config, vocabulary(), 1, TOPICS)
     optimizer = LazyAdam(model, 0.0)

@@ -62,7 +62,7 @@ SWITCHES = [
     ("field_width", 12, {"project": "tanh"}, "scores"),
     ("loss", "softmax", {}, "rank loss"),
 ]
-IN_TRAINING = {"dropout": "random in training only", "embedding_std": "of new tables only"}
+IN_TRAINING = {"dropout": "random in training only", "embedding_std": "of new tables only", "feature_std": "of new tables only"}
 
 
 @cache
@@ -157,9 +157,10 @@ def test_dropout_acts_in_training_only():
 def test_new_tables_have_the_named_deviation():
     v = vocabulary(items=5000)
     for std in (0.02, 0.5):
-        table = make(random=False, vocab=v, embedding_std=std, width=16).inputs.item.weight
-        assert table[1:].std().item() == pytest.approx(std, rel=0.02)
-        assert not table[0].any()
+        inputs = make(random=False, vocab=v, embedding_std=std, feature_std=2 * std, width=16).inputs
+        assert inputs.item.weight[1:].std().item() == pytest.approx(std, rel=0.02)
+        assert inputs.word.weight[1:].std().item() == pytest.approx(2 * std, rel=0.1)
+        assert not inputs.item.weight[0].any()
 
 
 def test_data_trajectories_train_the_scorer_only():

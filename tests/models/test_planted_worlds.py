@@ -44,7 +44,8 @@ FORMS = {
 """Models that read other things under another setting: by default JSR reads both histories, UnifiedSSR and SASRec one."""
 
 SETTINGS = {
-    "width": 16, "feed_width": 16, "inner": 16, "embedding_std": 0.2, "dropout": 0.0, "input_dropout": 0.0, "loss": "softmax",
+    "width": 16, "feed_width": 16, "inner": 16, "embedding_std": 0.2, "feature_std": 0.2, "loss": "softmax",
+    "dropout": 0.0, "input_dropout": 0.0,
     "contrastive_weight": 0.0, "kl_weight": 0.0, "step_weight": 0.0, "trajectory_weight": 0.0, "triplet_weight": 0.0,
     "query_item_weight": 0.0, "view_weight": 0.0, "cloze_weight": 0.0, "corr_weight": 0.0,
 }  # fmt: skip

@@ -30,6 +30,7 @@ SPACE: dict[str, BaseDistribution] = {
     "schedule": CategoricalDistribution(("constant",)),
     "objective": CategoricalDistribution(("group", "original")),
     "model.embedding_std": CategoricalDistribution((0.05, 0.1)),
+    "model.feature_std": CategoricalDistribution((0.02, 0.3)),
     "model.dropout": CategoricalDistribution((0.0, 0.3)),
     "model.features": CategoricalDistribution((False,)),
     "model.loss": CategoricalDistribution(("softmax",)),

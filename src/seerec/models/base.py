@@ -45,7 +45,10 @@ class ModelConfig(Settings):
     features: bool = True
     """Item and user features besides the ids, where the corpus has them (ambiguity A31); False: ids only."""
     embedding_std: float = Field(0.02, gt=0)
-    """Standard deviation of new table rows."""
+    """Standard deviation of new rows of items and users."""
+    feature_std: float = Field(0.1, gt=0)
+    """Of new rows of words and categories. Greater than ``embedding_std``, because an item's own row is noise until it has been
+    trained, while words and categories are shared; and text is a mean over words, which shrinks (docs/results.md)."""
     project: Literal["none", "linear", "tanh"] = "none"
     """How fields become a vector. none: id row plus a linear map of the features. linear, tanh: fields concatenated, one layer
     to D, as in the group's programs (UniSAR: tanh)."""

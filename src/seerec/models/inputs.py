@@ -65,11 +65,11 @@ class InputLayer(nn.Module):
         super().__init__()
         self.project = config.project
         plain = config.project == "none"
-        width, std = config.width, config.embedding_std
+        width = config.width
         field = width if plain else config.field_width
-        self.user = Table(vocabulary.users, field, std)
-        self.item = Table(vocabulary.items, field, std)
-        self.word = Table(vocabulary.words, field, std)
+        self.user = Table(vocabulary.users, field, config.embedding_std)
+        self.item = Table(vocabulary.items, field, config.embedding_std)
+        self.word = Table(vocabulary.words, field, config.feature_std)
         none = torch.zeros(1, 0, dtype=torch.int32)
         self.register_buffer("item_category", vocabulary.item_category if config.features else none)
         self.register_buffer("item_text", vocabulary.item_text if config.features else none)
@@ -77,8 +77,8 @@ class InputLayer(nn.Module):
         self.item_category: Tensor
         self.item_text: Tensor
         self.user_category: Tensor
-        self.item_values = nn.ModuleList(_value_tables(self.item_category, field, std))
-        self.user_values = nn.ModuleList(_value_tables(self.user_category, field, std))
+        self.item_values = nn.ModuleList(_value_tables(self.item_category, field, config.feature_std))
+        self.user_values = nn.ModuleList(_value_tables(self.user_category, field, config.feature_std))
         own = 0 if plain else field
         item_inputs = own + len(self.item_values) * field + (self.item_text.shape[1] > 0) * width
         user_inputs = own + len(self.user_values) * field

@@ -17,12 +17,11 @@ Overrides = dict[str, Any]
 
 PRESETS: dict[str, dict[str, tuple[Overrides, Overrides]]] = {
     "best": {
-        "gru4rec": ({"embedding_std": 0.05, "dropout": 0.3}, {"objective": "original"}),
+        "gru4rec": ({"dropout": 0.3}, {"objective": "original"}),
         "sasrec": ({"original_loss": "softmax"}, {"objective": "original"}),
         "bert4rec": ({}, {"objective": "original"}),
         "cl4srec": ({}, {"objective": "original"}),
-        "nrhub": ({"embedding_std": 0.1}, {"objective": "original"}),
-        "user": ({"embedding_std": 0.1}, {}),
+        "nrhub": ({}, {"objective": "original"}),
         "lcr-ser": (
             {
                 "scorer": "mlp+dot",
