@@ -221,15 +221,26 @@ def test_the_alignments_by_hand(similarity, same):
     torch.testing.assert_close(model.step_alignment(b, depth), total / count)
 
 
-def test_without_partners_or_steps_an_alignment_is_zero_with_a_gradient_of_zero():
-    model, b = make("lares", steps=1), with_positives(batch(), [[3 * row + t + 2 for t in range(3)] for row in range(7)])
+def test_without_partners_the_alignment_of_trajectories_is_zero_with_a_gradient_of_zero():
+    model, b = make("lares"), with_positives(batch(), [[3 * row + t + 2 for t in range(3)] for row in range(7)])
     assert len(same_next_item(b)[0]) == 0
     terms = model.objective(b, model.encode(b))
-    assert terms["tla"].item() == terms["sla"].item() == 0
-    (terms["tla"] + terms["sla"]).backward()
+    assert terms["tla"].item() == 0
+    terms["tla"].backward()
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
     nothing = b.with_(candidates=0 * b.candidates)
     assert all(term.item() == 0 for term in model.objective(nothing, model.encode(nothing)).values())
+
+
+def test_after_a_single_step_a_state_is_told_from_the_other_rows():
+    """As in the port: t may be the last step, and at T = 1 it always is."""
+    model, b = make("lares", steps=1), with_positives(batch(), POSITIVES)
+    state = model.encode(b)
+    assert state.steps.shape[3] == 1
+    loss = model.step_alignment(b, state)
+    assert loss.item() > 0
+    loss.backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.parameters())
 
 
 def test_weights_scale_the_alignments_and_zero_leaves_them_out():

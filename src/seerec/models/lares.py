@@ -249,11 +249,9 @@ class LARES(ReasoningRecommender[LARESState], SequentialRecommender[LARESState])
         return self._align(a, b, item).sum() / max(len(target), 1)
 
     def step_alignment(self, batch: Batch, state: LARESState) -> Tensor:
-        """SLA: the last state and that after a random step t; 0 after a single step, where they are the same."""
+        """SLA: the last state and that after a random step t, which may be the last."""
         assert state.steps is not None
         steps = state.steps[:, :, 0]
-        if steps.shape[2] == 1:
-            return 0.0 * steps.sum()
         early = steps[:, :, int(torch.randint(steps.shape[2], ()))]
         item = batch.positive_item.T
         loss_TB = self._align(steps[:, :, -1].transpose(0, 1), early.transpose(0, 1), item)
