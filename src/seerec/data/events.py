@@ -49,6 +49,7 @@ _REPEATS = {
     "items": ("item_duplicate", "item_id"),
     "users": ("user_duplicate", "user_id"),
 }
+_UNEQUAL = "min(timestamp) <> max(timestamp) OR min(query) <> max(query) OR count(query) NOT IN (0, count(*))"
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,10 @@ def check(connection: duckdb.DuckDBPyConnection, source: dict[str, Any]) -> Even
         else:
             select, used = side_columns(connection, table, columns)
             source = source | ({f"{table}_columns": used} if columns else {})
-        rows = f"SELECT line, {select}, row_text FROM (SELECT *, whole_row AS row_text FROM raw_{table} AS whole_row)"
         if not columns:
-            rows = f"SELECT NULL::BIGINT AS line, {select}, NULL::VARCHAR AS row_text WHERE false"
-        counts |= _sort_rows(connection, table, rows)
-        _drop(connection, f"raw_{table}")
+            connection.execute(f"CREATE TABLE raw_{table} (line BIGINT)")
+        counts |= _sort_rows(connection, table, select)
+        connection.execute(f"DROP TABLE raw_{table}")
     if not counts["recommendations_accepted"]:
         raise _nothing_accepted(connection, counts["recommendations_read"], source)
     return Events(connection, source, counts)
@@ -159,42 +159,52 @@ def _copy(connection: duckdb.DuckDBPyConnection, table: str, content: Any) -> No
     connection.unregister("given")
 
 
-def _sort_rows(connection: duckdb.DuckDBPyConnection, table: str, rows: str) -> dict[str, int]:
-    """Accepted rows of the query ``rows`` to ``table``, the others to ``quarantine``; returns the counts."""
+def _sort_rows(connection: duckdb.DuckDBPyConnection, table: str, columns: str) -> dict[str, int]:
+    """Accepted rows of ``raw_TABLE`` to ``table``, the others to ``quarantine``; returns the counts.
+
+    ``columns``: SQL of the contract's columns. Repeats are looked for by a hash of what must not repeat, and compared in full
+    only where two hashes are equal: a log seldom has any, and comparing all texts would take most of the memory.
+    """
     reason, same = _REPEATS[table]
-    rows = f"SELECT *, CASE {_CHECKS[table]} END AS own FROM ({rows})"
-    if table == "searches":
-        first = "OVER (PARTITION BY user_id, search_id, own IS NULL ORDER BY line)"
-        rows = f"""
-            SELECT * EXCLUDE (first_time, first_query) REPLACE (CASE
-                WHEN own IS NOT NULL THEN own
-                WHEN timestamp <> first_time OR query IS DISTINCT FROM first_query THEN 'search_inconsistent' END AS own)
-            FROM (SELECT *, first_value(timestamp) {first} AS first_time, first_value(query) {first} AS first_query
-                  FROM ({rows}))"""
     connection.execute(f"""
-        CREATE OR REPLACE TEMP TABLE judged AS
-        SELECT * EXCLUDE (row_text, own, number), CASE WHEN reason IS NOT NULL THEN row_text::VARCHAR END AS content FROM (
-            SELECT *, CASE WHEN own IS NOT NULL THEN own WHEN number > 1 THEN '{reason}' END AS reason FROM (
-                SELECT *, row_number() OVER (PARTITION BY own IS NULL, {same} ORDER BY line) AS number FROM ({rows})))
-        """)
-    columns = _EVENT_TABLES.get(table, "* EXCLUDE (line, reason, content)")
-    order = "line, timestamp" if table in _EVENT_TABLES else "line"
-    connection.execute(f"CREATE TABLE {table} AS SELECT {columns} FROM judged WHERE reason IS NULL ORDER BY {order}")
+        CREATE TEMP VIEW judged AS
+        SELECT *, CASE {_CHECKS[table]} END AS own FROM (SELECT rowid AS place, line, {columns} FROM raw_{table})""")
+    connection.execute("CREATE TEMP TABLE later (place BIGINT, reason VARCHAR)")
+    if table == "searches":
+        connection.execute(f"""
+            INSERT INTO later SELECT place, 'search_inconsistent' FROM (
+                SELECT *, first_value(timestamp) OVER search AS first_time, first_value(query) OVER search AS first_query
+                FROM ({_suspects("user_id, search_id", _UNEQUAL)})
+                WINDOW search AS (PARTITION BY user_id, search_id ORDER BY line, place))
+            WHERE timestamp <> first_time OR query IS DISTINCT FROM first_query""")
+    connection.execute(f"""
+        INSERT INTO later SELECT place, '{reason}' FROM (
+            SELECT place, row_number() OVER (PARTITION BY {same} ORDER BY line, place) AS number
+            FROM ({_suspects(same, "count(*) > 1")}))
+        WHERE number > 1""")
+    kept = _EVENT_TABLES.get(table, "* EXCLUDE (place, line, own)")
+    connection.execute(f"""
+        CREATE TABLE {table} AS
+        SELECT {kept} FROM judged WHERE own IS NULL AND place NOT IN (SELECT place FROM later) ORDER BY line, place""")
     refused = f"(SELECT count(*) FROM quarantine WHERE table_name = '{table}')"  # sources refuse rows of their own
-    read = connection.execute(f"SELECT count(*) + {refused} FROM judged").fetchone()
+    ((read,),) = connection.execute(f"SELECT count(*) + {refused} FROM raw_{table}").fetchall()
+    connection.execute("INSERT INTO later SELECT place, own FROM judged WHERE own IS NOT NULL")
     connection.execute(f"""
         INSERT INTO quarantine
-        SELECT '{table}', line, reason, content FROM judged WHERE reason IS NOT NULL ORDER BY {order}""")
-    kept = connection.execute(f"SELECT count(*), {refused} FROM {table}").fetchone()
-    connection.execute("DROP TABLE judged")
-    assert read is not None
-    assert kept is not None
-    return {f"{table}_read": int(read[0]), f"{table}_accepted": int(kept[0]), f"{table}_quarantined": int(kept[1])}
+        SELECT '{table}', line, reason, content FROM later JOIN (
+            SELECT rowid AS place, line, whole_row::VARCHAR AS content FROM raw_{table} AS whole_row
+            WHERE rowid IN (SELECT place FROM later)) USING (place)
+        ORDER BY line, place""")
+    ((accepted, quarantined),) = connection.execute(f"SELECT count(*), {refused} FROM {table}").fetchall()
+    connection.execute("DROP VIEW judged; DROP TABLE later")
+    return {f"{table}_read": int(read), f"{table}_accepted": int(accepted), f"{table}_quarantined": int(quarantined)}
 
 
-def _drop(connection: duckdb.DuckDBPyConnection, name: str) -> None:
-    view = connection.execute("SELECT count(*) FROM duckdb_views() WHERE view_name = ?", [name]).fetchone()
-    connection.execute(f"DROP {'VIEW' if view and view[0] else 'TABLE'} IF EXISTS {name}")
+def _suspects(key: str, condition: str) -> str:
+    """SQL: the rows, good so far, of every group (a hash of ``key``) that meets an aggregate ``condition``."""
+    good = "FROM judged WHERE own IS NULL AND place NOT IN (SELECT place FROM later)"
+    groups = f"SELECT hash({key}) {good} GROUP BY hash({key}) HAVING {condition}"
+    return f"SELECT * {good} AND hash({key}) IN ({groups})"
 
 
 def _nothing_accepted(connection: duckdb.DuckDBPyConnection, read: int, source: dict[str, Any]) -> SeerecError:

@@ -30,7 +30,6 @@ PRESETS: dict[str, dict[str, tuple[Overrides, Overrides]]] = {
                 "margin": 1.0,
                 "detach": "both",
                 "contrastive_weight": 0.1,
-                "embedding_std": 0.1,
                 "context": "encoded",
             },
             {"learning_rate": 3e-3, "batch": {"rows": 64}},

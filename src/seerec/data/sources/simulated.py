@@ -132,7 +132,9 @@ def read(connection: duckdb.DuckDBPyConnection, *, users: int, seed: int, announ
     """
     for name, table in simulate(users=users, seed=seed, announce=announce, noise=noise).items():
         lines = pa.array(np.arange(1, len(table) + 1))
-        connection.register(f"raw_{name}", table.add_column(0, "line", lines))
+        connection.register("given", table.add_column(0, "line", lines))
+        connection.execute(f"CREATE TABLE raw_{name} AS SELECT * FROM given")
+        connection.unregister("given")
     options = {"users": users, "seed": seed, "announce": announce, "noise": noise}
     return check(connection, {"name": "simulated", "files": [], "options": options})
 
