@@ -27,7 +27,8 @@ Where the paper is silent: post-norm layers (A7) and a bilinear Att (A17) as in 
 of MCA (A8). A side without events starts from zeros (A12), and its C(k) holds step inputs alone.
 
 The preset ``paper`` is all this. ``best``, the default, departs from print: C(k) holds H_a for E^_a (A5); <w_s + w_r, e_v> is
-added to eq. 10; d is the cosine distance, m = 1 (A20, A21), and TCL has no gradient through e_v+ and the twin (A19).
+added to eq. 10; d is the cosine distance, m = 1 (A20, A21), TCL has no gradient through e_v+ and the twin (A19), and a softmax
+over 16 negatives stands for eq. 11.
 
 The history's part of C(k) changes with neither step nor run, so its keys and values are projected once and shared by all targets
 of a packed row, all steps, the twin and all N rollouts. Axes beside those of ``batch.py``: L events of a side, N rollouts.

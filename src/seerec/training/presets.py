@@ -31,8 +31,9 @@ PRESETS: dict[str, dict[str, tuple[Overrides, Overrides]]] = {
                 "detach": "both",
                 "contrastive_weight": 0.1,
                 "context": "encoded",
+                "loss": "softmax",
             },
-            {"learning_rate": 3e-3, "batch": {"rows": 64}},
+            {"learning_rate": 3e-3, "batch": {"rows": 64, "negatives": 16}},
         ),
     },
     "paper": {
