@@ -253,7 +253,9 @@ def test_a_run_that_learnt_nothing_makes_room_for_other_settings(tiny_corpus, ti
     with monkeypatch.context() as patch:
         patch.setattr("seerec.models.base.ranking_loss", lambda logits, *_: logits.sum() * float("nan"))
         with pytest.raises(SeerecError, match="loss is nan"):
-            seerec.train(tiny_corpus, tmp_path / "run", settings=tiny_settings("sasrec", epochs=5, objective="group"), model="sasrec")
+            seerec.train(
+                tiny_corpus, tmp_path / "run", settings=tiny_settings("sasrec", epochs=5, objective="group"), model="sasrec"
+            )
     assert (tmp_path / "run" / "run.json").is_file()
     again = seerec.train(tiny_corpus, tmp_path / "run", settings=tiny_settings("sasrec"), model="sasrec", stages="1")
     assert weights(again) == weights(tiny_run("sasrec"))
