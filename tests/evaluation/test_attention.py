@@ -88,6 +88,11 @@ def test_an_untrained_model_knows_nothing(tiny_corpus):
     assert len(set(found.tolist())) == 8
 
 
+def test_steps_are_counted_not_crossing_layers(tiny_corpus):
+    model = untrained(tiny_corpus, 0, layers=2, cross_layers="all")
+    assert len(attention_auc(model, tiny_corpus, batches_of(tiny_corpus), CPU).by_step) == 3
+
+
 def test_without_truth_or_steps_there_is_nothing_to_judge(tiny_corpus):
     batches = batches_of(tiny_corpus)
     with pytest.raises(SeerecError, match="cannot be judged"):

@@ -64,7 +64,8 @@ class LARESConfig(SequentialConfig):
     steps: int = Field(3, ge=1, le=1000)
     """m: passes through the core at evaluation; in training m + 1 on average, at most 3 m."""
     start: Literal["normal_zero", "normal"] = "normal_zero"
-    """S_0 at evaluation: zeros, or (normal) a draw that is the same for every row and call. In training always random."""
+    """S_0 at evaluation: zeros, or (normal) a draw that is the same for every row and call (the published
+    file: drawn anew each time). In training always random."""
     start_std: float = Field(1.0, ge=0)
     """s: z is normal with this deviation, cut at three of them."""
     start_scale: float = Field(3.0, ge=0)
