@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import kendalltau
 
+from seerec.evidence.verdict import SEED_ERRORS, seed_error
+
 PAPER: dict[str, tuple[float, float, float]] = {
     "gru4rec": (0.2360, 0.1123, 0.2128), "sasrec": (0.2423, 0.1162, 0.2310), "bert4rec": (0.2475, 0.1145, 0.2349),
     "cl4srec": (0.2527, 0.1175, 0.2390), "rearec-erl": (0.2502, 0.1176, 0.2486), "rearec-prl": (0.2579, 0.1404, 0.2409),
@@ -24,7 +26,6 @@ PAPER: dict[str, tuple[float, float, float]] = {
 }  # fmt: skip
 """NDCG@5 on Qilin, KuaiSAR-Small, KuaiSAR-Large."""
 DATA = ("Qilin", "KuaiSAR-Small", "KuaiSAR-Large")
-SEED_ERRORS = 2.0
 
 
 def places(values: dict[str, float]) -> dict[str, int]:
@@ -41,9 +42,9 @@ def pairs(models: list[str]) -> list[tuple[str, str]]:
 def judged(ours: dict[str, list[float]], better: str, worse: str) -> str:
     """Whether the means over seeds agree with the paper, disagree, or are too close to say."""
     a, b = (np.asarray(ours[key]) for key in (better, worse))
-    error = float(np.sqrt(sum(x.var(ddof=1) / len(x) if len(x) > 1 else np.inf for x in (a, b))))
+    error = seed_error(a, b)
     difference = float(a.mean() - b.mean())
-    if abs(difference) <= SEED_ERRORS * error:
+    if error is None or abs(difference) <= SEED_ERRORS * error:
         return "within error"
     return "holds" if difference > 0 else "turns around"
 

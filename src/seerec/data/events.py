@@ -167,42 +167,42 @@ def _sort_rows(connection: duckdb.DuckDBPyConnection, table: str, columns: str) 
     """
     reason, same = _REPEATS[table]
     connection.execute(f"""
-        CREATE TEMP VIEW judged AS
+        CREATE TEMP TABLE judged AS
         SELECT *, CASE {_CHECKS[table]} END AS own FROM (SELECT rowid AS place, line, {columns} FROM raw_{table})""")
-    connection.execute("CREATE TEMP TABLE later (place BIGINT, reason VARCHAR)")
+    connection.execute("CREATE TEMP TABLE refused_rows (place BIGINT, reason VARCHAR)")
     if table == "searches":
         connection.execute(f"""
-            INSERT INTO later SELECT place, 'search_inconsistent' FROM (
+            INSERT INTO refused_rows SELECT place, 'search_inconsistent' FROM (
                 SELECT *, first_value(timestamp) OVER search AS first_time, first_value(query) OVER search AS first_query
                 FROM ({_suspects("user_id, search_id", _UNEQUAL)})
                 WINDOW search AS (PARTITION BY user_id, search_id ORDER BY line, place))
             WHERE timestamp <> first_time OR query IS DISTINCT FROM first_query""")
     connection.execute(f"""
-        INSERT INTO later SELECT place, '{reason}' FROM (
+        INSERT INTO refused_rows SELECT place, '{reason}' FROM (
             SELECT place, row_number() OVER (PARTITION BY {same} ORDER BY line, place) AS number
             FROM ({_suspects(same, "count(*) > 1")}))
         WHERE number > 1""")
     kept = _EVENT_TABLES.get(table, "* EXCLUDE (place, line, own)")
     connection.execute(f"""
         CREATE TABLE {table} AS
-        SELECT {kept} FROM judged WHERE own IS NULL AND place NOT IN (SELECT place FROM later) ORDER BY line, place""")
+        SELECT {kept} FROM judged WHERE own IS NULL AND place NOT IN (SELECT place FROM refused_rows) ORDER BY line, place""")
     refused = f"(SELECT count(*) FROM quarantine WHERE table_name = '{table}')"  # sources refuse rows of their own
     ((read,),) = connection.execute(f"SELECT count(*) + {refused} FROM raw_{table}").fetchall()
-    connection.execute("INSERT INTO later SELECT place, own FROM judged WHERE own IS NOT NULL")
+    connection.execute("INSERT INTO refused_rows SELECT place, own FROM judged WHERE own IS NOT NULL")
     connection.execute(f"""
         INSERT INTO quarantine
-        SELECT '{table}', line, reason, content FROM later JOIN (
+        SELECT '{table}', line, reason, content FROM refused_rows JOIN (
             SELECT rowid AS place, line, whole_row::VARCHAR AS content FROM raw_{table} AS whole_row
-            WHERE rowid IN (SELECT place FROM later)) USING (place)
+            WHERE rowid IN (SELECT place FROM refused_rows)) USING (place)
         ORDER BY line, place""")
     ((accepted, quarantined),) = connection.execute(f"SELECT count(*), {refused} FROM {table}").fetchall()
-    connection.execute("DROP VIEW judged; DROP TABLE later")
+    connection.execute("DROP TABLE judged; DROP TABLE refused_rows")
     return {f"{table}_read": int(read), f"{table}_accepted": int(accepted), f"{table}_quarantined": int(quarantined)}
 
 
 def _suspects(key: str, condition: str) -> str:
     """SQL: the rows, good so far, of every group (a hash of ``key``) that meets an aggregate ``condition``."""
-    good = "FROM judged WHERE own IS NULL AND place NOT IN (SELECT place FROM later)"
+    good = "FROM judged WHERE own IS NULL AND place NOT IN (SELECT place FROM refused_rows)"
     groups = f"SELECT hash({key}) {good} GROUP BY hash({key}) HAVING {condition}"
     return f"SELECT * {good} AND hash({key}) IN ({groups})"
 

@@ -63,11 +63,11 @@ def spread(means: NDArray[np.float64]) -> float | None:
     return float(means.std(ddof=1)) if len(means) > 1 else None
 
 
-def seed_error(a: Measured, b: Measured) -> float | None:
-    """Standard error of the difference of two means over seeds."""
-    if min(len(a.user_means), len(b.user_means)) < 2:
+def seed_error(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
+    """Standard error of the difference of two models' averages, each over its seeds' means; None where either has one seed."""
+    if min(a.size, b.size) < 2:
         return None
-    return float(np.sqrt(sum(x.user_means.var(ddof=1) / len(x.user_means) for x in (a, b))))
+    return float(np.sqrt(a.var(ddof=1) / a.size + b.var(ddof=1) / b.size))
 
 
 def judge(difference: float, holm_p: float, error: float | None) -> Word:
@@ -107,7 +107,7 @@ def against(rows: Mapping[str, Measured | None], reference: str) -> dict[str, Di
         centre, low, high, effect = interval(values)
         row = rows[key]
         assert row is not None
-        error = seed_error(row, base)
+        error = seed_error(row.user_means, base.user_means)
         found[key] = Difference(
             centre, low, high, p[key], float(adjusted[key]), effect, error,
             judge(centre, float(adjusted[key]), error),

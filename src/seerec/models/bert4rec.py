@@ -38,12 +38,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seerec.batch import Batch
+from seerec.batch import RECOMMENDATION, Batch
 from seerec.models.base import Kind, Vocabulary
 from seerec.models.inputs import Table
 from seerec.models.layers import EncoderLayer, dropout, history_mask, initialise, reach
 from seerec.models.merging import merge
-from seerec.models.sequential import CLICK, Sequence, SequenceState, SequentialConfig, SequentialRecommender
+from seerec.models.sequential import Sequence, SequenceState, SequentialConfig, SequentialRecommender
 from seerec.models.unpacking import last_target
 
 _EPS = 1e-12
@@ -119,7 +119,7 @@ class BERT4Rec(SequentialRecommender[SequenceState]):
         What is ``hidden`` is a [MASK]. The last block works at the wanted slots alone.
         """
         b, t, m = visible_BTM.shape
-        kind = 0 if self.kind is None else self.kind[CLICK]
+        kind = 0 if self.kind is None else self.kind[RECOMMENDATION]
         target = self.inputs.items(batch.positive_item) + kind
         tokens = torch.cat([sequence.tokens.unsqueeze(1).expand(-1, t, -1, -1), target.unsqueeze(2)], 2)
         tokens = torch.where(hidden_BTM.unsqueeze(3), self.mask_token + kind, tokens).flatten(0, 1)

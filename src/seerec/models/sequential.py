@@ -18,13 +18,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from seerec.batch import Batch
+from seerec.batch import RECOMMENDATION, SEARCH, Batch
 from seerec.models.base import CatalogueConfig, NeuralRecommender, Vocabulary
 from seerec.models.inputs import InputLayer
 from seerec.models.layers import Reach, ScoringMLP, dot, reach
 from seerec.models.merging import merge
-
-CLICK, SEARCH = range(2)  # kinds of event: rows of ``SequentialRecommender.kind``
 
 
 class SequentialConfig(CatalogueConfig):
@@ -86,7 +84,7 @@ class SequentialRecommender(NeuralRecommender[Sequential], Generic[Sequential]):
             return Sequence(tokens, present, reach(present, batch.rec_seen))
         merged = merge(batch)
         searches = self.inputs.searches(batch.query, batch.click) + self.kind[SEARCH]
-        tokens = merged.arrange(tokens + self.kind[CLICK], searches) * merged.present.unsqueeze(2)
+        tokens = merged.arrange(tokens + self.kind[RECOMMENDATION], searches) * merged.present.unsqueeze(2)
         return Sequence(tokens, merged.present, merged.reach)
 
     def user(self, batch: Batch) -> Tensor | None:
