@@ -31,6 +31,9 @@ class DataSettings(Settings):
     """chronological without dates: share of the clicks, latest of all, that are test."""
     repeats: Literal["drop", "keep"] = "drop"
     """drop: an item already in the user's own history is no target, and history items are no negatives."""
+    zero_click: Literal["keep", "first-shown", "drop"] = "keep"
+    """Searches without a click. keep: their query alone. first-shown: with the first item shown, which plays by itself on
+    KuaiSAR, as their click in histories, never as a target. drop: none of them."""
     min_user_clicks: int = Field(1, ge=1)
     """Users with fewer recommendation clicks are left out."""
     min_item_clicks: int = Field(1, ge=1)

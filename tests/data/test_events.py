@@ -252,7 +252,7 @@ def test_optional_tables_exist_even_when_empty() -> None:
         assert rows(events, table) == []
     assert rows(events, "(DESCRIBE searches)", "column_name, column_type") == [
         ("line", "BIGINT"), ("user_id", "VARCHAR"), ("search_id", "VARCHAR"), ("timestamp", "BIGINT"),
-        ("query", "VARCHAR"), ("item_id", "VARCHAR"), ("relevant", "TINYINT"),
+        ("query", "VARCHAR"), ("item_id", "VARCHAR"), ("clicked", "BOOLEAN"), ("relevant", "TINYINT"),
     ]  # fmt: skip
 
 

@@ -26,7 +26,7 @@ RECOMMENDATIONS = {
 }  # fmt: skip
 SEARCHES = {
     "line": pa.int64(), "user_id": pa.string(), "search_id": pa.string(), "timestamp": pa.int64(), "query": pa.string(),
-    "item_id": pa.string(), "relevant": pa.int8(),
+    "item_id": pa.string(), "clicked": pa.bool_(), "relevant": pa.int8(),
 }  # fmt: skip
 ITEMS = {"item_id": pa.string(), "title": pa.string(), "text": pa.string(), "category_kind": pa.string()}
 USERS = {"user_id": pa.string(), "category_city": pa.string()}
@@ -45,7 +45,7 @@ def events(
     connection = duckdb.connect(config={"threads": threads})
     given = {
         "recommendations": (RECOMMENDATIONS, [{"clicked": True} | row for row in recommendations]),
-        "searches": (SEARCHES, searches or []),
+        "searches": (SEARCHES, [{"clicked": True} | row for row in searches or []]),
         "items": (ITEMS, items or []),
         "users": (USERS, users or []),
         "quarantine": (QUARANTINE, quarantine or []),
@@ -88,7 +88,8 @@ def random_log(seed: int, users: int = 10, items: int = 25) -> tuple[Rows, Rows]
             clicks = draw.choice([[], [0], [1, 2]])
             for click in clicks or [None]:
                 item = None if click is None else f"i{draw.randrange(items)}"
-                searches.append(search(f"u{u}", f"s{s}", time + draw.choice([0, 0, 3]), query, item))
+                later = draw.choice([0, 0, 3])
+                searches.append(search(f"u{u}", f"s{s}", time + later, query, item, clicked=draw.random() < 0.6))
     draw.shuffle(recommendations)
     return recommendations, [row | {"line": i} for i, row in enumerate(searches)]
 
@@ -129,14 +130,25 @@ def expected(recommendations: Rows, searches: Rows, settings: DataSettings) -> d
     for s in searches if settings.searches != "none" else []:
         if s["user_id"] in clicks:
             grouped.setdefault((s["user_id"], s["search_id"]), []).append(s)
+    items: dict[tuple[str, str], list[str]] = {}
+    without_click = set()
+    for key, rows in grouped.items():
+        rows.sort(key=lambda s: (s["timestamp"], s["line"]))
+        offered = [r for r in rows if r["item_id"] is not None]
+        items[key] = [r["item_id"] for r in offered if r.get("clicked", True)]
+        if not items[key]:
+            without_click.add(key)
+            items[key] = [r["item_id"] for r in offered[:1]] if settings.zero_click == "first-shown" else []
+    if settings.zero_click == "drop":
+        grouped = {key: rows for key, rows in grouped.items() if key not in without_click}
     seen_items: Counter[str] = Counter()
     rec_count: Counter[str] = Counter()
     for u, rows in clicks.items():
         rec_count.update(r["item_id"] for place, r in enumerate(rows) if part(u, place) == 1)
     seen_items.update(rec_count)
-    for (u, _), rows in grouped.items():
-        if in_training(u, max(r["timestamp"] for r in rows)):
-            seen_items.update({r["item_id"] for r in rows if r["item_id"] is not None})
+    for key, rows in grouped.items():
+        if in_training(key[0], rows[-1]["timestamp"]):
+            seen_items.update(set(items[key]))
     known = {item for item, n in seen_items.items() if n >= settings.min_item_clicks}
     shown = {
         r["item_id"]
@@ -148,14 +160,14 @@ def expected(recommendations: Rows, searches: Rows, settings: DataSettings) -> d
     logs, known_users, outside = {}, [], Counter[int]()
     for u, rows in clicks.items():
         found = []
-        for (owner, _), group in grouped.items():
-            if owner == u:
-                group = sorted(group, key=lambda s: (s["timestamp"], s["line"]))
-                named = list(dict.fromkeys(s["item_id"] for s in group if s["item_id"] in known))
+        for key, group in grouped.items():
+            if key[0] == u:
+                named = list(dict.fromkeys(item for item in items[key] if item in known))
                 words = tokenise(group[0]["query"] or "")
                 if words or named:
-                    first = group[0]["timestamp"]
-                    found.append((group[-1]["timestamp"], min(s["line"] for s in group), words, named, first))
+                    line = min(s["line"] for s in group)
+                    span = group[-1]["timestamp"], line
+                    found.append((*span, words, named, group[0]["timestamp"], key not in without_click))
         found.sort(key=lambda s: s[:2])
         history, log = [], []
         for place, r in enumerate(rows):
@@ -166,7 +178,7 @@ def expected(recommendations: Rows, searches: Rows, settings: DataSettings) -> d
             rec_seen = sum(q["timestamp"] < cut(r) for q in rows if q["item_id"] in known)
             search_seen = sum(time < cut(r) for time, *_ in found)
             role = split
-            repeated = item in history or any(time < r["timestamp"] and item in named for time, _, _, named, _ in found)
+            repeated = item in history or any(time < r["timestamp"] and item in named for time, _, _, named, *_ in found)
             if split > 1 and item not in pool:
                 outside[split] += 1
                 role = 0
@@ -175,8 +187,8 @@ def expected(recommendations: Rows, searches: Rows, settings: DataSettings) -> d
             log.append((item, r["timestamp"], rec_seen, search_seen, role))
             history.append(item)
         asked = []
-        last_clicked = max((number for number, s in enumerate(found) if s[3]), default=-1)
-        for number, (time, _, words, named, first) in enumerate(found):
+        last_clicked = max((number for number, s in enumerate(found) if s[3] and s[5]), default=-1)
+        for number, (time, _, words, named, first, clicks_made) in enumerate(found):
             before = [q["item_id"] for q in rows if q["item_id"] in known and q["timestamp"] < first]
             earlier = [s for s in found if s[0] < first]
             clicked = {*before, *(item for s in earlier for item in s[3])} if settings.repeats == "drop" else set()
@@ -187,7 +199,7 @@ def expected(recommendations: Rows, searches: Rows, settings: DataSettings) -> d
                 task = 2 + (time >= test_start)
             else:
                 task = 3 if number == last_clicked else 2
-            roles = [0 if item in clicked else task for item in named]
+            roles = [task if clicks_made and item not in clicked else 0 for item in named]
             asked.append((time, words, named, len(before), len(earlier), roles))
         logs[u] = (log, asked)
         training_click = any(part(u, place) == 1 and r["item_id"] in known for place, r in enumerate(rows))
@@ -239,9 +251,9 @@ def read_back(corpus: Corpus) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(12))
 def test_against_plain_python(seed: int, tmp_path: Path) -> None:
-    recommendations, searches = random_log(seed)
+    recommendations, searches = random_log(seed, users=16)
     chronological = {
         "split": "chronological",
         "val_start": "1970-01-01T00:00:00.010",
@@ -249,9 +261,10 @@ def test_against_plain_python(seed: int, tmp_path: Path) -> None:
     }
     variants: list[dict[str, Any]] = [
         {},
-        {"repeats": "keep", "min_item_clicks": 2},
+        {"repeats": "keep", "min_item_clicks": 2, "zero_click": "first-shown"},
         {"min_user_clicks": 3, "searches": "none"},
-        chronological,
+        chronological | {"zero_click": "drop"},
+        chronological | {"zero_click": "first-shown"},
         chronological | {"repeats": "keep", "min_user_clicks": 2},
     ]
     settings = DataSettings(negatives=1, **variants[seed % len(variants)])

@@ -124,10 +124,8 @@ def event_columns(table: str, columns: dict[str, str]) -> str:
 
     time, reason = _time(kinds["timestamp"]) if kinds else ("NULL::BIGINT", "NULL::VARCHAR")
     parts = [identifier("user_id"), identifier("item_id"), f"{time} AS timestamp", f"{reason} AS time_reason"]
+    parts += [f"{_click(kinds['clicked']) if 'clicked' in kinds else 'true'} AS clicked"]
     if table == "recommendations":
-        given = "nullif(trim(clicked::VARCHAR), '')" if "clicked" in kinds else "NULL::VARCHAR"
-        click = f"CASE TRY_CAST({given} AS DOUBLE) WHEN 0 THEN false WHEN 1 THEN true END"
-        parts += [f"CASE WHEN {given} IS NULL THEN true ELSE coalesce({click}, TRY_CAST({given} AS BOOLEAN)) END AS clicked"]
         return ", ".join([*parts, identifier("request_id"), label("announced")])
     query = "NULL::VARCHAR"
     if kinds:
@@ -135,6 +133,15 @@ def event_columns(table: str, columns: dict[str, str]) -> str:
         query = "array_to_string(query::VARCHAR[], ' ')" if words else "query::VARCHAR"
     search = f"coalesce({_id('search_id', kinds['search_id'])}, 'line ' || line)" if "search_id" in kinds else "'line ' || line"
     return ", ".join([*parts, f"{search} AS search_id", f"{query} AS query", label("relevant")])
+
+
+def _click(kind: str) -> str:
+    """SQL for ``clicked``: true where blank, NULL where unreadable."""
+    if kind == "BOOLEAN":
+        return "coalesce(clicked, true)"
+    given = "nullif(trim(clicked::VARCHAR), '')"
+    number = f"CASE TRY_CAST({given} AS DOUBLE) WHEN 0 THEN false WHEN 1 THEN true END"
+    return f"CASE WHEN {given} IS NULL THEN true ELSE coalesce({number}, TRY_CAST({given} AS BOOLEAN)) END"
 
 
 def side_columns(connection: duckdb.DuckDBPyConnection, table: str, columns: dict[str, str]) -> tuple[str, dict[str, Any]]:

@@ -5,12 +5,12 @@ A source leaves raw tables of any column types in a DuckDB connection; `check` m
 
 Reasons: ``malformed_line``, ``user_missing``, ``item_missing``, ``id_not_text`` (holds a NUL byte), ``time_missing``,
 ``time_not_a_number``,
-``time_not_whole``, ``time_out_of_range`` (before 1970 or from 2100 on), ``clicked_unreadable``, ``duplicate``,
-``search_empty`` (no word and no click), ``search_inconsistent`` (differs from the first row of its search in time or
+``time_not_whole``, ``time_out_of_range`` (before 1970, in published data before 2000, or from 2100 on), ``clicked_unreadable``, ``duplicate``,
+``search_empty`` (no word and no item), ``search_inconsistent`` (differs from the first row of its search in time or
 query), ``item_duplicate``, ``user_duplicate``. A row has the first reason that applies.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,11 @@ YEAR_2100 = 4_102_444_800_000
 _SECONDS = (500_000_000, 10_000_000_000)
 _EVENT_TABLES = {
     "recommendations": "line, user_id, item_id, timestamp, clicked, request_id, announced",
-    "searches": "line, user_id, search_id, timestamp, query, item_id, relevant",
+    "searches": "line, user_id, search_id, timestamp, query, item_id, clicked, relevant",
 }
 _TIME = f"""
     WHEN time_reason IS NOT NULL THEN time_reason
-    WHEN timestamp NOT BETWEEN 0 AND {YEAR_2100 - 1} THEN 'time_out_of_range'"""
+    WHEN timestamp NOT BETWEEN getvariable('earliest') AND {YEAR_2100 - 1} THEN 'time_out_of_range'"""
 _CHECKS = {
     "recommendations": f"""
     WHEN user_id IS NULL THEN 'user_missing'
@@ -39,13 +39,14 @@ _CHECKS = {
     "searches": f"""
     WHEN user_id IS NULL THEN 'user_missing'
     WHEN contains(user_id || coalesce(item_id, ''), chr(0)) THEN 'id_not_text' {_TIME}
+    WHEN clicked IS NULL THEN 'clicked_unreadable'
     WHEN item_id IS NULL AND NOT coalesce(regexp_matches(query, '[\\p{{L}}\\p{{N}}]'), false) THEN 'search_empty'""",
     "items": "WHEN item_id IS NULL THEN 'item_missing' WHEN contains(item_id, chr(0)) THEN 'id_not_text'",
     "users": "WHEN user_id IS NULL THEN 'user_missing' WHEN contains(user_id, chr(0)) THEN 'id_not_text'",
 }
 _REPEATS = {
     "recommendations": ("duplicate", "user_id, item_id, timestamp, request_id"),
-    "searches": ("duplicate", "user_id, search_id, timestamp, item_id, query"),
+    "searches": ("duplicate", "user_id, search_id, timestamp, item_id, query, clicked"),
     "items": ("item_duplicate", "item_id"),
     "users": ("user_duplicate", "user_id"),
 }
@@ -62,19 +63,21 @@ class Events:
     """Name, file names and options of the source; goes into the manifest."""
     counts: dict[str, int]
     """``TABLE_read``, ``TABLE_accepted``, ``TABLE_quarantined`` of each table, and what the source adds."""
+    suggested: dict[str, Any] = field(default_factory=dict)
+    """Data settings that go with the source (its published split, ...), where the user says nothing else."""
 
 
-def check(connection: duckdb.DuckDBPyConnection, source: dict[str, Any]) -> Events:
+def check(connection: duckdb.DuckDBPyConnection, source: dict[str, Any], *, earliest: int = 0) -> Events:
     """Sort the rows of ``raw_recommendations``, ``raw_searches``, ``raw_items`` and ``raw_users``.
 
-    Only the first raw table must exist. The raw tables are dropped.
+    Only the first raw table must exist. The raw tables are dropped. Times before ``earliest`` (ms UTC) are out of range.
 
     Raises
     ------
     SeerecError
         A required column is missing, ids are lists or structs, or no recommendation row is acceptable.
     """
-    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute(f"SET TimeZone = 'UTC'; SET VARIABLE earliest = {earliest}")
     create_quarantine(connection)
     counts: dict[str, int] = {}
     for table in TABLES:

@@ -8,7 +8,7 @@ import csv
 import glob
 import gzip
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import duckdb
@@ -17,7 +17,7 @@ from seerec.errors import SeerecError
 
 _DELIMITERS = ",\t;|"
 _TABULAR = "Give a CSV, TSV or Parquet file."
-_TEMPORARY = ("csv_rows", "csv_rejects", "csv_scans")
+_TEMPORARY = ("csv_rows", "csv_rejects", "csv_scans", "gap")
 
 
 def quoted(name: str) -> str:
@@ -62,8 +62,8 @@ def refuse_twice(table: str, names: Sequence[str]) -> None:
         raise SeerecError(f"{table} names the column {twice[0]} twice.", "Rename or drop one of the two columns.")
 
 
-def read_file(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> None:
-    """Make the table ``name`` (``line BIGINT``, then the file's columns) from a CSV, TSV or Parquet file.
+def read_file(connection: duckdb.DuckDBPyConnection, path: Path, name: str, keep: Collection[str] | None = None) -> None:
+    """Make the table ``name`` (``line BIGINT``, then the file's columns, or those of ``keep``) from a CSV, TSV or Parquet file.
 
     CSV columns are all text and empty values are NULL. ``line`` is the record's number in the file, the header being 1
     (blank lines and line breaks inside quotes do not count); in Parquet it is the row's number from 1. Rows stay in
@@ -75,12 +75,13 @@ def read_file(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> N
         As `header`; also when the file has no data rows or is a damaged Parquet or gzip file.
     """
     names = header(path)
+    wanted = [column for column in names if column.lower() != "line" and (keep is None or column in keep)]
     create_quarantine(connection)
     connection.execute(f"DROP TABLE IF EXISTS {quoted(name)}")
     if _is_parquet(path):
-        _read_parquet(connection, path, name, names)
+        _read_parquet(connection, path, name, names, wanted)
     else:
-        _read_text(connection, path, name, names)
+        _read_text(connection, path, name, names, wanted)
     ((rows,),) = connection.execute(
         f"SELECT count(*) FROM {quoted(name)}"
     ).fetchall()  # an open result would block the next table
@@ -149,9 +150,11 @@ def _parquet_names(path: Path) -> list[str]:
         raise _damaged(path, error) from error
 
 
-def _read_parquet(connection: duckdb.DuckDBPyConnection, path: Path, name: str, names: list[str]) -> None:
+def _read_parquet(
+    connection: duckdb.DuckDBPyConnection, path: Path, name: str, names: list[str], wanted: list[str]
+) -> None:
     columns = ", ".join(
-        f"{quoted(old)} AS {quoted(new)}" for old, new in zip(_parquet_names(path), names, strict=True) if new.lower() != "line"
+        f"{quoted(old)} AS {quoted(new)}" for old, new in zip(_parquet_names(path), names, strict=True) if new in wanted
     )
     try:
         connection.execute(
@@ -162,34 +165,36 @@ def _read_parquet(connection: duckdb.DuckDBPyConnection, path: Path, name: str, 
         raise _damaged(path, error) from error
 
 
-def _read_text(connection: duckdb.DuckDBPyConnection, path: Path, name: str, names: list[str]) -> None:
+def _read_text(connection: duckdb.DuckDBPyConnection, path: Path, name: str, names: list[str], wanted: list[str]) -> None:
     """Quotes are read as quotes, unless reading them as plain characters leaves fewer malformed lines.
 
     In tab-separated files, which often do not quote, also unless a quoted value spans lines and need not.
     """
-    rejects, breaks = _scan(connection, path, names, '"')
-    columns = ", ".join(quoted(column) for column in names if column.lower() != "line")
+    rejects, breaks = _scan(connection, path, names, wanted, '"')
+    columns = ", ".join(quoted(column) for column in wanted)
     if rejects or breaks:
-        plain, _ = _scan(connection, path, names, "")
+        plain, _ = _scan(connection, path, names, wanted, "")
         if plain < rejects or (plain == 0 and _sniff(path) == "\t"):
             unwrapped = "CASE WHEN {0} LIKE '\"%_\"' THEN nullif(replace({0}[2:-2], '\"\"', '\"'), '') ELSE {0} END AS {0}"
-            columns = ", ".join(unwrapped.format(quoted(column)) for column in names if column.lower() != "line")
+            columns = ", ".join(unwrapped.format(quoted(column)) for column in wanted)
         else:
-            _scan(connection, path, names, '"')
+            _scan(connection, path, names, wanted, '"')
     bad = connection.execute("SELECT min(line) FROM csv_rejects WHERE error_type = 'INVALID ENCODING'").fetchone()
     if bad and bad[0] is not None:
         raise _not_utf8(path, bad[0])
     connection.execute(
         f"""
-        CREATE TABLE {quoted(name)} AS
-        WITH malformed AS (SELECT line, row_number() OVER (ORDER BY line) AS number FROM
-                           (SELECT DISTINCT line FROM csv_rejects)),
-        gap AS (  -- malformed lines up to now, by the last good row before them
-            SELECT line::BIGINT - 1 - number AS good, max(number) AS skipped FROM malformed GROUP BY good)
-        SELECT row_number + 1 + coalesce(skipped, 0) AS line, {columns}
-        FROM csv_rows ASOF LEFT JOIN gap ON csv_rows.row_number > gap.good ORDER BY row_number
-        """
+        CREATE TEMP TABLE gap AS  -- malformed lines up to now, by the last good row before them
+        SELECT line::BIGINT - 1 - number AS good, max(number) AS skipped FROM (
+            SELECT line, row_number() OVER (ORDER BY line) AS number FROM (SELECT DISTINCT line FROM csv_rejects))
+        GROUP BY good"""
     )
+    skipped = (
+        f"SELECT number + 1 + coalesce(skipped, 0) AS line, {columns} FROM (SELECT rowid + 1 AS number, * FROM csv_rows) AS good "
+        "ASOF LEFT JOIN gap ON number > gap.good ORDER BY number"
+    )
+    rows = skipped if rejects else f"SELECT rowid + 2 AS line, {columns} FROM csv_rows"
+    connection.execute(f"CREATE TABLE {quoted(name)} AS {rows}")
     connection.execute(
         """
         INSERT INTO quarantine
@@ -202,15 +207,18 @@ def _read_text(connection: duckdb.DuckDBPyConnection, path: Path, name: str, nam
         connection.execute(f"DROP TABLE IF EXISTS {table}")
 
 
-def _scan(connection: duckdb.DuckDBPyConnection, path: Path, names: list[str], quote: str) -> tuple[int, bool]:
+def _scan(
+    connection: duckdb.DuckDBPyConnection, path: Path, names: list[str], wanted: list[str], quote: str
+) -> tuple[int, bool]:
     """Fill ``csv_rows`` and ``csv_rejects``; return the number of malformed lines and whether a value spans lines."""
     columns = ", ".join(f"{text(column)}: 'VARCHAR'" for column in names)
+    chosen = ", ".join(quoted(column) for column in wanted)
     for strict in ("true", "false"):  # strict reading refuses a file that mixes line endings
         for table in _TEMPORARY:
             connection.execute(f"DROP TABLE IF EXISTS {table}")
         try:
             connection.execute(f"""
-                CREATE TEMP TABLE csv_rows AS SELECT row_number() OVER () AS row_number, * FROM read_csv(
+                CREATE TEMP TABLE csv_rows AS SELECT {chosen} FROM read_csv(
                     {text(glob.escape(str(path)))}, auto_detect = false, header = true, columns = {{{columns}}},
                     strict_mode = {strict}, delim = {text(_sniff(path))}, quote = {text(quote)}, escape = {text(quote)},
                     store_rejects = true, rejects_limit = 0, rejects_table = 'csv_rejects', rejects_scan = 'csv_scans')""")
@@ -218,7 +226,7 @@ def _scan(connection: duckdb.DuckDBPyConnection, path: Path, names: list[str], q
         except duckdb.Error as error:
             if strict == "false":
                 raise _damaged(path, error) from error
-    spans = " OR ".join(f"contains({quoted(column)}, chr(10))" for column in names)
+    spans = " OR ".join(f"contains({quoted(column)}, chr(10))" for column in wanted)
     found = connection.execute(
         f"SELECT (SELECT count(DISTINCT line) FROM csv_rejects), (SELECT bool_or({spans}) FROM csv_rows)"
     ).fetchone()

@@ -121,7 +121,7 @@ def _run_plan(
     connection: duckdb.DuckDBPyConnection, folder: Path, settings: DataSettings, instants: Bounds
 ) -> tuple[dict[str, int], Bounds]:
     """Run the SQL files, write arrays and tables into ``folder``; returns the counts and the split's two instants."""
-    names = ("split", "repeats", "min_user_clicks", "min_item_clicks", "val_fraction", "test_fraction")
+    names = ("split", "repeats", "zero_click", "min_user_clicks", "min_item_clicks", "val_fraction", "test_fraction")
     values = {name: [getattr(settings, name)] for name in names} | {
         name: pa.array([instant], pa.int64()) for name, instant in instants.items()
     }
@@ -213,6 +213,7 @@ def _write_events(
     counts = {
         "users": len(rows), "known_users": int(known.sum()), "recommendation_clicks": len(role),
         "searches": len(search["time"]), "search_clicks": len(click["item"]),
+        "searches_without_click": _count(connection, "FROM posed WHERE clicked = 0"),
         "clicks_on_unknown_items": _count(connection, "FROM click") - len(role),
         "searches_without_word_or_known_click": _count(connection, "FROM search") - len(search["time"]),
     } | _count_targets(connection, rec, settings, bounds)  # fmt: skip

@@ -8,7 +8,7 @@ FROM click AS c
 JOIN item AS i ON i.item_id = c.item_id;
 
 CREATE TABLE known_search_click AS
-SELECT c.user_id, c.search_id, i.item, c.time, c.line
+SELECT c.user_id, c.search_id, i.item, c.clicked, c.time, c.line
 FROM search_click AS c
 JOIN item AS i ON i.item_id = c.item_id;
 
@@ -27,7 +27,7 @@ WHERE q.words > 0 OR c.search_id IS NOT NULL;
 
 CREATE TABLE search_event_click AS
 SELECT
-    s.row_id, s.n, c.item, s.time,
+    s.row_id, s.n, c.item, c.clicked, s.time,
     CAST(row_number() OVER (PARTITION BY s.row_id, s.n ORDER BY c.time, c.line) - 1 AS INTEGER) AS place
 FROM search_event AS s
 JOIN known_search_click AS c ON c.user_id = s.user_id AND c.search_id = s.search_id;

@@ -186,5 +186,6 @@ def _searches(connection: duckdb.DuckDBPyConnection, seed: int) -> None:
             SELECT row_number() OVER (ORDER BY user_id, place, relevant) AS line, query.*,
                    slot.timestamp - slot.own::INTEGER AS timestamp
             FROM query JOIN slot USING (user_id, place))
-        SELECT line, user_id, 'constructed ' || line AS search_id, timestamp, query, item_id, relevant::TINYINT AS relevant
+        SELECT line, user_id, 'constructed ' || line AS search_id, timestamp, query, item_id, true AS clicked,
+               relevant::TINYINT AS relevant
         FROM numbered ORDER BY line""")
