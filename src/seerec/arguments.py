@@ -12,9 +12,11 @@ from seerec.errors import SeerecError
 
 _SOURCE_OPTIONS = {
     "interactions": {"items", "user_column", "item_column", "time_column", "p_search", "noise", "seed"},
+    "kuaisar": set(),
     "simulated": {"users", "announce", "noise", "seed"},
-    "tables": {"searches_file", "items", "users_file", "seed"},
+    "tables": {"searches_file", "items", "users_file"},
 }
+"""What each source reads; the seed is also that of the candidates, and goes with all of them."""
 
 
 def settings(pairs: Sequence[str], **flags: Any) -> dict[str, Any]:
@@ -61,20 +63,20 @@ def source_options(source: str, paths: Sequence[Path], flags: Mapping[str, Any])
         A flag of another source, or a wrong number of paths.
     """
     chosen = given(**flags)
-    foreign = sorted(set(chosen) - _SOURCE_OPTIONS[source])
+    foreign = sorted(set(chosen) - _SOURCE_OPTIONS[source] - {"seed"})
     if foreign:
         flag = "--" + foreign[0].replace("_", "-")
         raise typer.BadParameter(f"The source {source} has no such option.", param_hint=flag)
     if source == "simulated" and paths:
         raise typer.BadParameter("The source simulated reads no files.", param_hint="PATH")
-    if source == "interactions" and not paths:
-        raise typer.BadParameter("Name at least one file of interactions.", param_hint="PATH")
+    if source not in ("simulated", "tables") and not paths:
+        raise typer.BadParameter(f"Name the files of the source {source}, or their folder.", param_hint="PATH")
     if source == "tables":
         if len(paths) != 1:
             raise typer.BadParameter("Name one file, the recommendations table.", param_hint="PATH")
         files = {"searches": "searches_file", "items": "items", "users": "users_file"}
         return {"recommendations": paths[0], **{table: chosen.get(flag) for table, flag in files.items()}}
-    return {"paths": paths, "options": chosen}
+    return {"paths": paths, "options": {name: value for name, value in chosen.items() if name in _SOURCE_OPTIONS[source]}}
 
 
 def run_and_stage(text: str) -> tuple[str, int | None]:

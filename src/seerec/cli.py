@@ -48,7 +48,9 @@ def _progress(as_json: bool) -> Progress:
 
 @app.command(epilog="Example: seerec prepare simulated --users 3000 --out corpus")
 def prepare(
-    source: Annotated[Literal["interactions", "simulated", "tables"], typer.Argument(metavar="SOURCE", show_choices=True)],
+    source: Annotated[
+        Literal["interactions", "kuaisar", "simulated", "tables"], typer.Argument(metavar="SOURCE", show_choices=True)
+    ],
     out: Annotated[Path, typer.Option(metavar="CORPUS", help="The corpus folder to make.")],
     paths: Files = None,
     items: Annotated[Path | None, _file("interactions, tables: item titles and features.")] = None,
@@ -73,6 +75,10 @@ def prepare(
     repeats: Annotated[
         Literal["drop", "keep"] | None, typer.Option(help="Items of the own history as targets.", show_default="drop")
     ] = None,
+    zero_click: Annotated[
+        Literal["keep", "first-shown", "drop"] | None,
+        typer.Option(help="What a search without a click is.", show_default="keep; the source's own"),
+    ] = None,
     searches: Annotated[
         Literal["own", "shuffled", "none"] | None, typer.Option(help="A control: whose searches.", show_default="own")
     ] = None,
@@ -85,8 +91,8 @@ def prepare(
 ) -> None:
     """Prepare a log as a corpus.
 
-    SOURCE is interactions (clicks without searches, which are constructed), simulated (a marketplace whose truth is
-    known; no PATH), or tables (PATH is the recommendations table). A corpus that is already there is replaced when the new
+    SOURCE is interactions (clicks without searches, which are constructed), kuaisar (as published: PATH is the folder or the
+    archive), simulated (a marketplace whose truth is known; no PATH), or tables (PATH is the recommendations table). A corpus that is already there is replaced when the new
     one is complete; runs trained on it keep their models, but cannot be evaluated on the new one.
     """
     flags = {
@@ -96,7 +102,7 @@ def prepare(
     }  # fmt: skip
     options = arguments.source_options(source, paths or [], flags)
     chosen = arguments.settings(
-        pairs or [], split=split, val_start=val_start, test_start=test_start, repeats=repeats, searches=searches,
+        pairs or [], split=split, val_start=val_start, test_start=test_start, repeats=repeats, zero_click=zero_click, searches=searches,
         negatives=negatives, sampler=sampler, seed=seed,
     )  # fmt: skip
     from seerec.data.door import prepare as write

@@ -14,15 +14,19 @@ from seerec.data import events as contract
 from seerec.data.corpus import Corpus
 from seerec.data.prepare import write_corpus
 from seerec.data.sources import interactions as interaction_files
-from seerec.data.sources import simulated
+from seerec.data.sources import kuaisar, simulated
 from seerec.errors import SeerecError
 
 SOURCES = {
     "interactions": "interactions without searches (user sequences or one row each) plus item text; searches are constructed",
+    "kuaisar": "KuaiSAR, small or large, as published: recommendations and searches of a video platform",
     "simulated": "a marketplace with planted intents, whose truth is known",
     "tables": "files or tables of the event contract: recommendations, searches, items, users",
 }
-_READERS: dict[str, Callable[..., Any]] = {"interactions": interaction_files.read, "simulated": simulated.read}
+_READERS: dict[str, Callable[..., Any]] = {
+    "interactions": interaction_files.read, "kuaisar": kuaisar.read, "simulated": simulated.read,
+}  # fmt: skip
+_DATES = ("val_start", "test_start", "val_fraction", "test_fraction")
 
 
 def prepare(
@@ -60,7 +64,7 @@ def prepare(
     target = Path(out)
     if target.exists() and not (target / "manifest.json").is_file() and (target.is_file() or any(target.iterdir())):
         raise SeerecError(f"{target} exists and is not a corpus.", "Choose another --out.")
-    chosen = _settings(settings)
+    chosen = _settings(settings, {})
     tables = {"recommendations": recommendations, "searches": searches, "items": items, "users": users}
     _refuse_foreign(source, {name: table for name, table in tables.items() if table is not None}, paths, options)
     with _interruptible():
@@ -73,7 +77,7 @@ def prepare(
             else:
                 given["paths"] = [Path(path) for path in paths]
             events = _READERS[source](duckdb.connect(), **given)
-        return write_corpus(events, target, chosen)
+        return write_corpus(events, target, _settings(chosen, events.suggested))
 
 
 @contextmanager
@@ -87,11 +91,15 @@ def _interruptible() -> Iterator[None]:
         raise
 
 
-def _settings(given: DataSettings | Mapping[str, Any] | None) -> DataSettings:
+def _settings(given: DataSettings | Mapping[str, Any] | None, suggested: Mapping[str, Any]) -> DataSettings:
+    """The settings given, with what the source suggests for the others; its dates go unless the split is left to it."""
     if isinstance(given, DataSettings):
-        return given
+        given = given.model_dump(include=given.model_fields_set)
+    values = _named_values("settings", given or {})
+    if values.get("split", suggested.get("split")) != suggested.get("split") or not values.keys().isdisjoint(_DATES):
+        suggested = {name: value for name, value in suggested.items() if name not in _DATES}
     try:
-        return DataSettings(**_named_values("settings", given or {}))
+        return DataSettings(**suggested | values)
     except ValidationError as error:
         raise refusal(error, "See `seerec prepare --help`.") from error
 

@@ -150,9 +150,7 @@ def _parquet_names(path: Path) -> list[str]:
         raise _damaged(path, error) from error
 
 
-def _read_parquet(
-    connection: duckdb.DuckDBPyConnection, path: Path, name: str, names: list[str], wanted: list[str]
-) -> None:
+def _read_parquet(connection: duckdb.DuckDBPyConnection, path: Path, name: str, names: list[str], wanted: list[str]) -> None:
     columns = ", ".join(
         f"{quoted(old)} AS {quoted(new)}" for old, new in zip(_parquet_names(path), names, strict=True) if new in wanted
     )
@@ -207,9 +205,7 @@ def _read_text(connection: duckdb.DuckDBPyConnection, path: Path, name: str, nam
         connection.execute(f"DROP TABLE IF EXISTS {table}")
 
 
-def _scan(
-    connection: duckdb.DuckDBPyConnection, path: Path, names: list[str], wanted: list[str], quote: str
-) -> tuple[int, bool]:
+def _scan(connection: duckdb.DuckDBPyConnection, path: Path, names: list[str], wanted: list[str], quote: str) -> tuple[int, bool]:
     """Fill ``csv_rows`` and ``csv_rejects``; return the number of malformed lines and whether a value spans lines."""
     columns = ", ".join(f"{text(column)}: 'VARCHAR'" for column in names)
     chosen = ", ".join(quoted(column) for column in wanted)
