@@ -91,9 +91,10 @@ def prepare(
 ) -> None:
     """Prepare a log as a corpus.
 
-    SOURCE is interactions (clicks without searches, which are constructed), kuaisar (as published: PATH is the folder or the
-    archive), simulated (a marketplace whose truth is known; no PATH), or tables (PATH is the recommendations table). A corpus that is already there is replaced when the new
-    one is complete; runs trained on it keep their models, but cannot be evaluated on the new one.
+    SOURCE is a format. interactions: clicks without searches, which are constructed. kuaisar: as published, PATH is the
+    folder or the archive. simulated: a marketplace whose truth is known, no PATH. tables: PATH is the recommendations table.
+    A corpus that is already there is replaced when the new one is complete; runs trained on it keep their models, but cannot
+    be evaluated on the new one.
     """
     flags = {
         "items": items, "searches_file": searches_file, "users_file": users_file, "user_column": user_column,
@@ -102,7 +103,8 @@ def prepare(
     }  # fmt: skip
     options = arguments.source_options(source, paths or [], flags)
     chosen = arguments.settings(
-        pairs or [], split=split, val_start=val_start, test_start=test_start, repeats=repeats, zero_click=zero_click, searches=searches,
+        pairs or [], split=split, val_start=val_start, test_start=test_start, repeats=repeats, zero_click=zero_click,
+        searches=searches,
         negatives=negatives, sampler=sampler, seed=seed,
     )  # fmt: skip
     from seerec.data.door import prepare as write

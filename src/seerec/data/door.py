@@ -99,7 +99,7 @@ def _settings(given: DataSettings | Mapping[str, Any] | None, suggested: Mapping
     if values.get("split", suggested.get("split")) != suggested.get("split") or not values.keys().isdisjoint(_DATES):
         suggested = {name: value for name, value in suggested.items() if name not in _DATES}
     try:
-        return DataSettings(**suggested | values)
+        return DataSettings(**{**suggested, **values})
     except ValidationError as error:
         raise refusal(error, "See `seerec prepare --help`.") from error
 

@@ -7,7 +7,7 @@ there. ``social_network.csv`` is not read, since no model here uses it. Columns 
 contract              KuaiSAR
 ===================== =====================================================================================================
 recommendations       one row per item handed out; ``timestamp`` is when, so items handed out together share it
-searches              one row per item shown; a search is (``user_id``, ``search_session_id``), its query the word ids of ``keyword``
+searches              one row per item shown; a search is (``user_id``, ``search_session_id``), its query ``keyword``'s word ids
 items                 title: word ids of ``caption``; categories: the four levels of category ids
 users                 activity levels and the two anonymous features, as categories
 ===================== =====================================================================================================
@@ -25,7 +25,15 @@ import duckdb
 from seerec.data.events import Events, check
 from seerec.data.files import quoted, read_file
 from seerec.data.sources.published import (
-    EARLIEST, blank, by_name, columns_in, number, refuse, time_of_text, unpacked, whole,
+    EARLIEST,
+    blank,
+    by_name,
+    columns_in,
+    number,
+    refuse,
+    time_of_text,
+    unpacked,
+    whole,
 )  # fmt: skip
 
 FILES = {"rec_inter.csv": True, "src_inter.csv": True, "item_features.csv": False, "user_features.csv": False}
