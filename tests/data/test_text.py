@@ -1,5 +1,7 @@
 """The tokeniser and its vocabulary."""
 
+import random
+import sys
 from collections import Counter
 
 import numpy as np
@@ -82,3 +84,20 @@ def test_nothing_to_encode() -> None:
     encoded = encode([], {})
     table, word_of_code = Tokeniser().fit({}, encoded.count(np.zeros(0, np.int64), 0))
     assert (table.num_rows, len(word_of_code), encoded.offset.tolist()) == (0, 0, [0])
+
+
+def test_encoding_is_tokenising_one_by_one() -> None:
+    """ASCII and other texts side by side, every character among them, in chunks, with nulls and blanks."""
+    draw = random.Random(0)
+    letters = "ab zA9-_.,[]()  \t\n\0ＡＢé\u0301你好世界かなカナ한국 ß İ ſ"
+    texts: list[str | None] = ["".join(draw.choice(letters) for _ in range(draw.randrange(12))) for _ in range(3000)]
+    texts += [None, "", " ", *(f"a{chr(i)}B" for i in range(1, sys.maxunicode + 1, 7) if not 0xD800 <= i <= 0xDFFF)]
+    lexicon: dict[str, int] = {}
+    chunks = [pa.array(texts[:1000], pa.string()), pa.array([], pa.string()), pa.array(["x y", *texts[1000:]], pa.string())[1:]]
+    encoded = encode(chunks, lexicon)
+    words = list(lexicon)
+    found = [
+        [words[code] for code in encoded.code[start:end]]
+        for start, end in zip(encoded.offset[:-1], encoded.offset[1:], strict=True)
+    ]
+    assert found == [tokenise(text) if text else [] for text in texts]

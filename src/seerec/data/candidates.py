@@ -28,6 +28,7 @@ from seerec.errors import SeerecError
 
 _ROWS = 16_384  # targets drawn together
 _ROUNDS = 12  # of redrawing collisions, before the exact way, whose cost grows with the pool
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: Fibonacci hashing
 _CELLS = 4_000_000  # targets x pool items of one exact draw
 
 
@@ -112,6 +113,27 @@ class _Clicked:
         return named
 
 
+class _Sieve:
+    """Which (row, item) no event names, told fast and for most: a table of hashes, 16 cells for each pair that there is."""
+
+    def __init__(self, row: NDArray[np.int64], item: NDArray[np.int32], items: int) -> None:
+        self._items = items
+        bits = max(int(16 * len(row)).bit_length(), 10)
+        self._shift = np.uint64(64 - bits)
+        self._named = np.zeros(2**bits, bool)
+        self._named[self._cell(row, item)] = True
+
+    def _cell(self, row: NDArray[np.int64], item: NDArray[Any]) -> NDArray[np.int64]:
+        key = (row * self._items + item).view(np.uint64)
+        with np.errstate(over="ignore"):
+            return ((key * _GOLDEN) >> self._shift).view(np.int64)
+
+    def __call__(self, row: NDArray[np.int64], item: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether an event may name ``item`` in ``row``; the two broadcast together."""
+        named: NDArray[np.bool_] = self._named[self._cell(row, item)]
+        return named
+
+
 class _Exclusions:
     """What may not be a negative of a target: the positive, and (unless repeats are kept) the clicks it may see."""
 
@@ -127,6 +149,8 @@ class _Exclusions:
             self._most = self._rec_end + self._click_end - first
             self._rec = _Clicked(corpus.rec_row, corpus.rec_item, corpus.items)
             self._click = _Clicked(click_row, corpus.click_item, corpus.items)
+            rows, named = np.concatenate([corpus.rec_row, click_row]), np.concatenate([corpus.rec_item, corpus.click_item])
+            self._sieve = _Sieve(rows, named, corpus.items)
 
     def fewest_left(self, pool: NDArray[np.int64], wanted: int) -> int:
         """How many items of ``pool`` the target with the most exclusions may be given, where that is below ``wanted``."""
@@ -141,18 +165,24 @@ class _Exclusions:
         """Whether ``item`` is excluded for the targets number ``place``; the two broadcast together."""
         excluded: NDArray[np.bool_] = item == self._positive[place]
         if self._history:
-            row = self._row[place]
-            excluded |= self._rec.before(row, item, self._rec_end[place])
-            excluded |= self._click.before(row, item, self._click_end[place])
+            at = np.nonzero(self._sieve(self._row[place], item))
+            found, item = (np.broadcast_to(given, excluded.shape)[at] for given in (place, item))
+            row = self._row[found]
+            named = self._rec.before(row, item, self._rec_end[found]) | self._click.before(row, item, self._click_end[found])
+            excluded[at] |= named
         return excluded
 
 
 def _repeated(item: NDArray[np.int64]) -> NDArray[np.bool_]:
     """For n x c items: true where the same item stands further left in its row."""
-    order = np.argsort(item, axis=1, kind="stable")
-    ordered = np.take_along_axis(item, order, 1)
     repeated = np.zeros(item.shape, bool)
-    np.put_along_axis(repeated, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], 1)
+    quick = np.sort(item.astype(np.int32), axis=1)  # a stable order costs far more, and few rows have equal items
+    rows = np.flatnonzero((quick[:, 1:] == quick[:, :-1]).any(1))
+    order = np.argsort(item[rows], axis=1, kind="stable")
+    ordered = np.take_along_axis(item[rows], order, 1)
+    again = np.zeros(ordered.shape, bool)
+    np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], 1)
+    repeated[rows] = again
     return repeated
 
 
@@ -225,9 +255,11 @@ def draw(corpus: Corpus, split: str, settings: DataSettings, task: Task = "recom
             refused = _repeated(tried)
             refused[row, column] |= excluded(place[still_open[row]], tried[row, column])
             tried[refused] = -1
-            order = np.argsort(refused, axis=1, kind="stable")  # what stays moves left, in the order it was drawn
-            chosen[still_open] = np.take_along_axis(tried, order, 1)
-            still_open = still_open[refused.any(1)]
+            short = np.flatnonzero(refused.any(1))
+            order = np.argsort(refused[short], axis=1, kind="stable")  # what stays moves left, in the order it was drawn
+            tried[short] = np.take_along_axis(tried[short], order, 1)
+            chosen[still_open] = tried
+            still_open = still_open[short]
             if not len(still_open):
                 break
         step = max(1, _CELLS // len(pool))

@@ -29,6 +29,10 @@ _CJK = (
 )
 
 
+_LETTER = np.array([ord(chr(i).lower()) if chr(i).isalnum() else 0 for i in range(128)] + [*range(128, 256)], np.uint8)
+"""Of each byte of UTF-8 the lower-case one, 0 for ASCII that is neither letter nor digit."""
+
+
 @lru_cache(maxsize=1)
 def _unicode_word() -> re.Pattern[str]:
     """A CJK run (group 1), or a run of other letters and digits that may go on with combining marks."""
@@ -106,7 +110,35 @@ def encode(texts: Iterable[pa.Array], lexicon: dict[str, int]) -> Encoded:
     lengths: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
     codes: list[NDArray[np.int32]] = [np.zeros(0, np.int32)]
     for chunk in texts:
-        words = [tokenise(text) if text else [] for text in chunk.to_pylist()]
-        lengths.append(np.fromiter(map(len, words), np.int64, len(words)))
-        codes.append(np.fromiter((lexicon.setdefault(w, len(lexicon)) for text in words for w in text), np.int32))
+        length, words = _split(_spaced(chunk.cast(pa.string()).fill_null("")))
+        named = words.dictionary_encode()
+        known = (lexicon.setdefault(word, len(lexicon)) for word in named.dictionary.to_pylist())
+        lengths.append(length)
+        codes.append(np.fromiter(known, np.int32, len(named.dictionary))[named.indices.to_numpy()])
     return Encoded(np.cumsum(np.concatenate(lengths)), np.concatenate(codes))
+
+
+def _spaced(texts: pa.Array) -> pa.Array:
+    """ASCII texts as they are, of the others the words with blanks between them."""
+    other = pc.invert(pc.string_is_ascii(texts))
+    if not pc.any(other).as_py():
+        return texts
+    words = [" ".join(tokenise(text)) for text in texts.filter(other).to_pylist()]
+    return pc.replace_with_mask(texts, other, pa.array(words, pa.string()))
+
+
+def _split(texts: pa.Array) -> tuple[NDArray[np.int64], pa.Array]:
+    """Number of words of each text, and all words: what `tokenise` does with ASCII, on the bytes of all texts at once."""
+    _, ends, content = texts.buffers()
+    bound = np.frombuffer(ends, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    letter = _LETTER[np.frombuffer(content or b"", np.uint8)[bound[0] : bound[-1]]]
+    bound = bound - bound[0]
+    inside = letter != 0
+    begins = inside.copy()
+    begins[1:] &= ~inside[:-1]
+    first = bound[:-1][bound[:-1] < bound[1:]]
+    begins[first] = inside[first]  # a text never goes on with the word of the one before
+    count = np.diff(np.searchsorted(np.flatnonzero(begins), bound))
+    offset = np.append(np.flatnonzero(begins[inside]), np.count_nonzero(inside)).astype(np.int32)
+    words = pa.StringArray.from_buffers(len(offset) - 1, pa.py_buffer(offset), pa.py_buffer(letter[inside]))
+    return count, words
