@@ -6,6 +6,7 @@ content; what a killed writer left behind has a name starting with ``.partial-``
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import shutil
@@ -16,13 +17,14 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from seerec.errors import DiskError
+from seerec.errors import DiskError, SeerecError
 
 _PREFIX = ".partial-"
 _EXCHANGE = 2  # RENAME_EXCHANGE of linux/fs.h
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -46,6 +48,35 @@ def named_disk_errors(path: Path) -> Iterator[None]:
             raise DiskError(f"Cannot write {path}: {error.filename} is a file, not a folder.", "Choose another place.") from error
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise DiskError(f"Cannot write {path}: {reason}.", "Free disk space or choose a folder you may write to.") from error
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, whose: str) -> Iterator[None]:
+    """Make the folder if need be, and hold it against every other process while the block runs.
+
+    Parameters
+    ----------
+    whose
+        Who holds it, for the message of those that come later: ``training``, ``download``.
+
+    Raises
+    ------
+    SeerecError
+        Another process holds it, or the folder cannot be made.
+    """
+    with named_disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SeerecError(f"Another {whose} is running in {folder}.", "Wait for it, or choose another --out.") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)  # also releases it, as does the end of a killed process
 
 
 def _swap(one: Path, other: Path) -> bool:
@@ -77,8 +108,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         with named_disk_errors(target):
             yield work
             for path in sorted(work.rglob("*")):
-                _flush(path)
-            _flush(work)
+                flush(path)
+            flush(work)
             work.chmod(0o755)
             if not target.exists():
                 work.rename(target)
@@ -87,7 +118,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
                 target.rename(old)
                 work.rename(target)
                 work = old.parent
-            _flush(target.parent)
+            flush(target.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)  # after a swap, the old content
 
@@ -109,10 +140,10 @@ def atomic_file(target: Path) -> Iterator[Path]:
     try:
         with named_disk_errors(target):
             yield work
-            _flush(work)
+            flush(work)
             work.chmod(0o644)
             work.rename(target)
-            _flush(target.parent)
+            flush(target.parent)
     finally:
         work.unlink(missing_ok=True)
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import typer
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -53,11 +54,22 @@ def waiting(text: str, quiet: bool) -> Iterator[None]:
         yield
 
 
+def agreed(question: str) -> bool:
+    """Whether somebody at a terminal says yes; where nobody can be asked, no."""
+    return sys.stdin.isatty() and sys.stderr.isatty() and typer.confirm(question, err=True)
+
+
 def with_random_level(report: dict[str, Any]) -> dict[str, Any]:
     """An evaluation's report with the metrics of a scorer that knows nothing."""
     from seerec.evaluation.metrics import random_level
 
     return {**report, "random": random_level(report["candidates_per_target"])}
+
+
+def downloaded(content: dict[str, Any]) -> RenderableType:
+    """The files of a data set that is complete."""
+    title = f"{content['folder']}: {content['dataset']}, {content['bytes'] / 1e6:,.0f} MB, {content['new']} new"
+    return _table([title], [[name] for name in content["files"]])
 
 
 def corpus(content: dict[str, Any]) -> RenderableType:

@@ -5,8 +5,12 @@ import sys
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+
+BYTES = "bytes"  # the unit that is shown as kB, MB, GB
 
 
 class Bar:
@@ -16,13 +20,19 @@ class Bar:
         self._bars, self._task, self._unit = bars, task, unit
 
     def advance(self, count: int, **shown: float) -> None:
-        """Count finished units; ``shown`` values stand beside the bar."""
+        """Count finished units (a negative count takes lost ones back); ``shown`` values stand beside the bar."""
         if self._bars is None:
             return
-        self._bars.advance(self._task, count)  # type: ignore[arg-type]
-        speed = self._bars.tasks[self._bars.task_ids.index(self._task)].speed  # type: ignore[arg-type]
+        self._bars.update(self._task, advance=count)  # type: ignore[arg-type]
+        speed = self._bars.tasks[self._bars.task_ids.index(self._task)].speed or 0  # type: ignore[arg-type]
         text = " ".join(f"{name} {value:.4f}" for name, value in shown.items())
-        self._bars.update(self._task, info=f"{speed or 0:.1f} {self._unit}/s {text}")  # type: ignore[arg-type]
+        rate = decimal(int(speed)) if self._unit == BYTES else f"{speed:.1f} {self._unit}"
+        self._bars.update(self._task, info=f"{rate}/s {text}")  # type: ignore[arg-type]
+
+    def note(self, text: str) -> None:
+        """Say something in place of the speed, until the next unit is finished."""
+        if self._bars is not None:
+            self._bars.update(self._task, info=escape(text))  # type: ignore[arg-type]
 
 
 class Progress:
@@ -37,8 +47,9 @@ class Progress:
         if not self.shown:
             yield Bar(None, 0, unit)
             return
+        count = DownloadColumn() if unit == BYTES else MofNCompleteColumn()
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[info]}"),
+            TextColumn("{task.description}"), BarColumn(), count, TextColumn("{task.fields[info]}"),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
         )  # fmt: skip
         with Bars(*columns, console=Console(stderr=True), transient=True) as bars:

@@ -9,6 +9,7 @@ from torch import nn
 
 import seerec
 from seerec import artifact
+from seerec.atomic import claimed
 from seerec.errors import SeerecError
 from seerec.models.registry import MODELS
 from seerec.progress import SILENT
@@ -16,7 +17,6 @@ from seerec.training.checkpoint import Position, latest
 from seerec.training.journal import Journal
 from seerec.training.loop import Stage, run_stage
 from seerec.training.optimizers import DenseAdam
-from seerec.training.run import claimed
 
 
 class Batches:
@@ -262,10 +262,10 @@ def test_a_run_that_learnt_nothing_makes_room_for_other_settings(tiny_corpus, ti
 
 
 def test_one_folder_takes_one_training_at_a_time(tiny_corpus, tiny_settings, tmp_path):
-    with claimed(tmp_path / "run"), pytest.raises(SeerecError, match="Another process is training"):
+    with claimed(tmp_path / "run", "training"), pytest.raises(SeerecError, match="Another training is running"):
         seerec.train(tiny_corpus, tmp_path / "run", settings=tiny_settings())
     assert not list((tmp_path / "run").iterdir())
-    with claimed(tmp_path / "run"):
+    with claimed(tmp_path / "run", "training"):
         pass
     (tmp_path / "file").touch()
     with pytest.raises(SeerecError, match="is a file, not a folder"):

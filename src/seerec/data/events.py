@@ -4,10 +4,9 @@ A source leaves raw tables of any column types in a DuckDB connection; `check` m
 ``searches``, ``items``, ``users`` and ``quarantine``. Accepted + quarantined = read, per table, always.
 
 Reasons: ``malformed_line``, ``user_missing``, ``item_missing``, ``id_not_text`` (holds a NUL byte), ``time_missing``,
-``time_not_a_number``,
-``time_not_whole``, ``time_out_of_range`` (before 1970, in published data before 2000, or from 2100 on), ``clicked_unreadable``, ``duplicate``,
-``search_empty`` (no word and no item), ``search_inconsistent`` (differs from the first row of its search in time or
-query), ``item_duplicate``, ``user_duplicate``. A row has the first reason that applies.
+``time_not_a_number``, ``time_not_whole``, ``time_out_of_range`` (before 1970, in published data before 2000, or from 2100
+on), ``clicked_unreadable``, ``duplicate``, ``search_empty`` (no word and no item), ``search_inconsistent`` (differs from the
+first row of its search in time or query), ``item_duplicate``, ``user_duplicate``. A row has the first reason that applies.
 """
 
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import duckdb
 
 from seerec.data.columns import columns_of, event_columns, id_kinds, require, side_columns
 from seerec.data.files import create_quarantine, quoted, read_file, refuse_twice, tidy
+from seerec.data.mapping import apply_mapping
 from seerec.errors import SeerecError
 
 TABLES = ("recommendations", "searches", "items", "users")
@@ -99,16 +99,19 @@ def check(connection: duckdb.DuckDBPyConnection, source: dict[str, Any], *, earl
     return Events(connection, source, counts)
 
 
-def from_tables(*, recommendations: Any, searches: Any = None, items: Any = None, users: Any = None) -> Events:
+def from_tables(
+    *, recommendations: Any, searches: Any = None, items: Any = None, users: Any = None, columns: Any = None
+) -> Events:
     """Checked events from tables in memory or in files: the Python door.
 
     Each argument is a pandas or Polars frame, an Arrow table, a DuckDB relation, or the path of a CSV, TSV or Parquet
-    file. Columns are those of the event contract; ``line`` of a table in memory is the row's number from 1.
+    file. Columns are those of the event contract, or what ``columns`` makes of them (`mapping.py`); ``line`` of a table in
+    memory is the row's number from 1.
 
     Raises
     ------
     SeerecError
-        As `check`; also for a table of an unknown kind or an unreadable file.
+        As `check` and `apply_mapping`; also for a table of an unknown kind or an unreadable file.
     """
     connection = duckdb.connect()
     given = {"recommendations": recommendations, "searches": searches, "items": items, "users": users}
@@ -120,8 +123,12 @@ def from_tables(*, recommendations: Any, searches: Any = None, items: Any = None
         elif content is not None:
             kinds[table] = type(content).__module__.split(".")[0].strip("_")
             _copy(connection, table, content)
+    source: dict[str, Any] = {"name": "tables", "tables": kinds}
+    if columns is not None:
+        apply_mapping(connection, columns)
+        source["columns"] = dict(columns)
     numeric = _numbers_as_times(connection)
-    events = check(connection, {"name": "tables", "tables": kinds})
+    events = check(connection, source)
     if numeric:
         _refuse_seconds(connection)
     return events

@@ -4,17 +4,13 @@
 (artifacts), ``timing.jsonl``, ``result.json`` (written last), ``evaluation/`` (written by ``seerec evaluate``).
 """
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from seerec.artifact import locate
-from seerec.atomic import named_disk_errors, remove_partials, write_json
+from seerec.atomic import remove_partials, write_json
 from seerec.errors import SeerecError
 
 
@@ -71,30 +67,6 @@ class Run:
     def artifact(self, stage: int | None = None) -> Path:
         """The best model of a stage, by default of the last one there is. Raises SeerecError where there is none."""
         return locate(self.path, stage)
-
-
-@contextmanager
-def claimed(path: Path) -> Iterator[None]:
-    """Make the folder if need be, and hold it against every other process while the block runs.
-
-    Raises
-    ------
-    SeerecError
-        Another process trains there, or the folder cannot be made.
-    """
-    with named_disk_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
-        folder = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SeerecError(f"Another process is training in {path}.", "Wait for it, or choose another --out.") from None
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        os.close(folder)  # also releases it, as does the end of a killed process
 
 
 def _leaves(facts: dict[str, Any], prefix: str = "") -> dict[str, Any]:

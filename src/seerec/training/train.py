@@ -13,7 +13,7 @@ from torch.utils import deterministic
 
 import seerec
 from seerec import artifact
-from seerec.atomic import remove_partials, write_json
+from seerec.atomic import claimed, remove_partials, write_json
 from seerec.batch import Batch
 from seerec.config import TrainSettings
 from seerec.data.batches import EvaluationBatches, StepBatches, TrainingBatches
@@ -34,7 +34,7 @@ from seerec.training.loop import Stage, run_stage
 from seerec.training.optimizers import DenseAdam, LazyAdam, Optimizer
 from seerec.training.presets import resolve
 from seerec.training.reinforce import PolicyObjective
-from seerec.training.run import Run, claimed
+from seerec.training.run import Run
 
 Stages = Literal["all", "1"]
 _memory: Any = deterministic  # torch gives the module no types
@@ -107,7 +107,7 @@ def train(
         built = build(model, config, vocabulary, batch.rec_length, batch.search_length)
         if start is not None:
             adopt(built, artifact.load(artifact.locate(start)), corpus)
-        with claimed(Path(out)):  # after all that may refuse the settings, so that no empty folder is left
+        with claimed(Path(out), "training"):  # after all that may refuse the settings, so that no empty folder is left
             run = Run.begin(Path(out), facts, resume)
             remove_partials(run.path)
             if not (run.path / "result.json").is_file():
