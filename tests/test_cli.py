@@ -18,14 +18,17 @@ from seerec.models.registry import MODELS
 
 SURFACE = {
     "prepare": (
-        "source paths --announce --help --item-column --items --json --negatives --noise --out --p-search --repeats "
-        "--sampler --searches --searches-file --seed --set --split --test-start --time-column --user-column --users "
-        "--users-file --val-start"
+        "source paths --announce --clicks --help --item-column --items --json --map --memory --negatives "
+        "--noise --notes --out --p-search --recipe --repeats --sampler --searches --searches-file --seed "
+        "--set --shown --split --test-start --time-column --types --user --user-column --users --users-file "
+        "--val-start --zero-click"
     ),
     "train": "corpus --device --epochs --from --help --json --model --out --preset --resume --seed --set --stages",
     "evaluate": "run --corpus --full --help --json --limit --split --stage --task",
+    "download": "name --accept-licence --help --json --out",
+    "simulate": "out --as --help --json --scale --seed",
     "compare": (
-        "paths --against --full --help --json --minutes --models --out --plan --seeds --set --split --trials --tune-minutes "
+        "paths --against --full --help --json --minutes --models --out --plan --recipe --seeds --set --split --trials --tune-minutes "
         "--tune-users"
     ),
     "recommend": "run --all-users --corpus --help --history --include-seen --json --out --resume --stage --user -k",
@@ -97,7 +100,7 @@ def test_shown_defaults_are_those_of_the_settings() -> None:
     fields = DataSettings.model_fields
     shown = {p.name: p.show_default for p in commands()["prepare"].params if p.name in fields and p.name != "seed"}
     assert {name: text for name, text in shown.items() if isinstance(text, str)} == {
-        name: str(fields[name].default) for name in ("split", "repeats", "searches", "negatives", "sampler")
+        name: str(fields[name].default) for name in ("split", "repeats", "zero_click", "searches", "negatives", "sampler")
     }
 
 

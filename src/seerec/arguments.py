@@ -4,19 +4,27 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from seerec.errors import SeerecError
 
+if TYPE_CHECKING:
+    from seerec.recipes import Recipe
+
 _SOURCE_OPTIONS = {
     "interactions": {"items", "user_column", "item_column", "time_column", "p_search", "noise", "seed"},
+    "jdsearch": {"types"},
     "kuaisar": set(),
+    "qilin": {"notes"},
     "simulated": {"users", "announce", "noise", "seed"},
-    "tables": {"searches_file", "items", "users_file"},
+    "tables": {"searches_file", "items", "users_file", "map"},
+    "ubi": {"user", "clicks", "shown", "items"},
 }
 """What each source reads; the seed is also that of the candidates, and goes with all of them."""
+_LISTS = ("types", "clicks", "shown")
+"""Options of names with commas between."""
 
 
 def settings(pairs: Sequence[str], **flags: Any) -> dict[str, Any]:
@@ -49,6 +57,26 @@ def settings(pairs: Sequence[str], **flags: Any) -> dict[str, Any]:
     return chosen
 
 
+def recipe(file: Path | None, source: str | None = None) -> "Recipe":
+    """The recipe in a file, or one that says nothing; ``source``: the format it must be for.
+
+    Raises
+    ------
+    typer.BadParameter
+        It is for another source.
+    SeerecError
+        As `read_recipe`.
+    """
+    from seerec.recipes import Recipe, read_recipe
+
+    if file is None:
+        return Recipe(title="", source="")
+    found = read_recipe(file)
+    if source not in (None, found.source):
+        raise typer.BadParameter(f"{file} is a recipe for the source {found.source}.", param_hint="--recipe")
+    return found
+
+
 def given(**flags: Any) -> dict[str, Any]:
     """The flags that were given."""
     return {name: value for name, value in flags.items() if value is not None}
@@ -75,8 +103,23 @@ def source_options(source: str, paths: Sequence[Path], flags: Mapping[str, Any])
         if len(paths) != 1:
             raise typer.BadParameter("Name one file, the recommendations table.", param_hint="PATH")
         files = {"searches": "searches_file", "items": "items", "users": "users_file"}
-        return {"recommendations": paths[0], **{table: chosen.get(flag) for table, flag in files.items()}}
-    return {"paths": paths, "options": {name: value for name, value in chosen.items() if name in _SOURCE_OPTIONS[source]}}
+        tables = {table: chosen.get(flag) for table, flag in files.items()}
+        return {"recommendations": paths[0], **tables, "columns": _columns(chosen["map"]) if "map" in chosen else None}
+    options = {name: value for name, value in chosen.items() if name in _SOURCE_OPTIONS[source]}
+    return {"paths": paths, "options": options | {name: options[name].split(",") for name in _LISTS if name in options}}
+
+
+def _columns(pairs: Sequence[str]) -> dict[str, str]:
+    """``COLUMN=NAME`` and ``TABLE.COLUMN=NAME`` as ``columns=`` of ``seerec.prepare``; NAME may hold any character."""
+    columns: dict[str, str] = {}
+    for pair in pairs:
+        column, _, name = pair.partition("=")
+        if not column.strip() or not name.strip():
+            raise typer.BadParameter(f"{pair!r} is not of the form COLUMN=NAME.", param_hint="--map")
+        if column in columns:
+            raise typer.BadParameter(f"{column} is mapped twice.", param_hint="--map")
+        columns[column] = name
+    return columns
 
 
 def run_and_stage(text: str) -> tuple[str, int | None]:

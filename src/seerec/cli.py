@@ -33,6 +33,9 @@ OtherCorpus = Annotated[
 ]
 Pairs = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; repeatable.")]
 Files = Annotated[list[Path] | None, typer.Argument(metavar="PATH", help="Files of the source, or a folder of them.")]
+RecipeFile = Annotated[
+    Path | None, typer.Option("--recipe", metavar="FILE", help="An experiment as data, e.g. recipes/qilin.toml; flags go first.")
+]
 HistoryFile = Annotated[
     str | None, typer.Option("--history", metavar="FILE", help="JSON with histories; - reads standard input.")
 ]
@@ -49,13 +52,18 @@ def _progress(as_json: bool) -> Progress:
 @app.command(epilog="Example: seerec prepare simulated --users 3000 --out corpus")
 def prepare(
     source: Annotated[
-        Literal["interactions", "kuaisar", "simulated", "tables"], typer.Argument(metavar="SOURCE", show_choices=True)
+        Literal["interactions", "jdsearch", "kuaisar", "qilin", "simulated", "tables", "ubi"],
+        typer.Argument(metavar="SOURCE", show_choices=True),
     ],
     out: Annotated[Path, typer.Option(metavar="CORPUS", help="The corpus folder to make.")],
     paths: Files = None,
-    items: Annotated[Path | None, _file("interactions, tables: item titles and features.")] = None,
+    items: Annotated[Path | None, _file("interactions, tables, ubi: item titles and features.")] = None,
     searches_file: Annotated[Path | None, _file("tables: the searches.")] = None,
     users_file: Annotated[Path | None, _file("tables: user features.")] = None,
+    renamed: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="COLUMN=NAME", help="tables: unusual names; TABLE.COLUMN too; repeatable."),
+    ] = None,
     user_column: Annotated[str | None, typer.Option(help="interactions: the column of users.")] = None,
     item_column: Annotated[str | None, typer.Option(help="interactions: the column of items.")] = None,
     time_column: Annotated[str | None, typer.Option(help="interactions: the column of times.")] = None,
@@ -64,6 +72,22 @@ def prepare(
     announce: Annotated[float | None, typer.Option(help="simulated: share of announced interests.", show_default="0.7")] = None,
     noise: Annotated[
         float | None, typer.Option(help="Irrelevant searches.", show_default="interactions 0.3, simulated 0.5")
+    ] = None,
+    types: Annotated[
+        str | None,
+        typer.Option(metavar="TYPES", help="jdsearch: events, with commas between.", show_default="ORD,CLICK,CART,FLW"),
+    ] = None,
+    user: Annotated[
+        Literal["client_id", "session_id", "user_id"] | None, typer.Option(help="ubi: who a user is.", show_default="client_id")
+    ] = None,
+    clicks: Annotated[
+        str | None, typer.Option(metavar="ACTIONS", help="ubi: clicks, with commas between.", show_default="click,purchase,...")
+    ] = None,
+    shown: Annotated[
+        str | None, typer.Option(metavar="ACTIONS", help="ubi: what only shows an item.", show_default="impression,view,...")
+    ] = None,
+    notes: Annotated[
+        Literal["all", "with-text"] | None, typer.Option(help="qilin: which notes stay.", show_default="all")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the source and of the candidates.", show_default="0")] = None,
     split: Annotated[
@@ -77,7 +101,7 @@ def prepare(
     ] = None,
     zero_click: Annotated[
         Literal["keep", "first-shown", "drop"] | None,
-        typer.Option(help="What a search without a click is.", show_default="keep; the source's own"),
+        typer.Option(help="What a search without a click is.", show_default="keep"),
     ] = None,
     searches: Annotated[
         Literal["own", "shuffled", "none"] | None, typer.Option(help="A control: whose searches.", show_default="own")
@@ -86,34 +110,76 @@ def prepare(
     sampler: Annotated[
         Literal["uniform", "popularity"] | None, typer.Option(help="How they are drawn.", show_default="uniform")
     ] = None,
+    recipe: RecipeFile = None,
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="Of queries; beyond it they go on on disk.")] = "4GB",
     pairs: Pairs = None,
     as_json: AsJson = False,
 ) -> None:
     """Prepare a log as a corpus.
 
-    SOURCE is a format. interactions: clicks without searches, which are constructed. kuaisar: as published, PATH is the
-    folder or the archive. simulated: a marketplace whose truth is known, no PATH. tables: PATH is the recommendations table.
+    SOURCE is a format. interactions: clicks without searches, which are constructed. jdsearch, kuaisar, qilin: as published,
+    PATH is the folder or the archive. simulated: a marketplace whose truth is known, no PATH. tables: PATH is the
+    recommendations table. ubi: JSON lines of OpenSearch's User Behavior Insights, PATH is their folder or the files.
+    Published sets bring their own split and rule for searches without a click, where no option says otherwise.
     A corpus that is already there is replaced when the new one is complete; runs trained on it keep their models, but cannot
     be evaluated on the new one.
     """
     flags = {
         "items": items, "searches_file": searches_file, "users_file": users_file, "user_column": user_column,
         "item_column": item_column, "time_column": time_column, "p_search": p_search, "users": users,
-        "announce": announce, "noise": noise, "seed": seed,
+        "announce": announce, "noise": noise, "notes": notes, "types": types, "user": user, "clicks": clicks, "shown": shown,
+        "map": renamed or None, "seed": seed,
     }  # fmt: skip
-    options = arguments.source_options(source, paths or [], flags)
+    experiment = arguments.recipe(recipe, source)
+    options = arguments.source_options(source, paths or [], {**experiment.options, **arguments.given(**flags)})
     chosen = arguments.settings(
         pairs or [], split=split, val_start=val_start, test_start=test_start, repeats=repeats, zero_click=zero_click,
-        searches=searches,
-        negatives=negatives, sampler=sampler, seed=seed,
+        searches=searches, negatives=negatives, sampler=sampler, seed=seed,
     )  # fmt: skip
     from seerec.data.door import prepare as write
 
     replaced = (out / "manifest.json").is_file()
     with printing.waiting("preparing", quiet=as_json):
-        corpus = write(out, source=source, settings=chosen, **options)
+        corpus = write(out, source=source, settings={**experiment.data, **chosen}, memory=memory, **options)
     document = {name: corpus.manifest[name] for name in ("content_hash", "counts", "quarantined", "bounds")}
-    printing.show({"corpus": str(out), "replaced": replaced, **document}, as_json, printing.corpus)
+    simulated = bool(corpus.manifest["source"].get("simulated"))
+    printing.show({"corpus": str(out), "replaced": replaced, "simulated": simulated, **document}, as_json, printing.corpus)
+
+
+@app.command(epilog="Example: seerec download kuaisar-small --out raw")
+def download(
+    name: Annotated[Literal["kuaisar-small", "kuaisar-large", "qilin"], typer.Argument(metavar="NAME", show_choices=True)],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the files go; what is complete there stays.")],
+    accept_licence: Annotated[bool, typer.Option("--accept-licence", help="You have read the licence and accept it.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a published data set: kuaisar-small, kuaisar-large or qilin.
+
+    The publisher's own sizes and checksums are compared. The same command again goes on where it was interrupted.
+    """
+    from seerec.data.download import DATASETS
+    from seerec.data.download import download as bring
+
+    accepted = accept_licence or (not as_json and printing.agreed(f"{DATASETS[name].terms}. Do you accept it?"))
+    printing.show(bring(name, out, accepted=accepted, progress=_progress(as_json)).report(), as_json, printing.downloaded)
+
+
+@app.command(epilog="Example: seerec simulate raw --as kuaisar --scale 0.01")
+def simulate(
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to make.")],
+    kind: Annotated[Literal["kuaisar", "qilin", "jdsearch"], typer.Option("--as", help="The format.")],
+    scale: Annotated[str, typer.Option(help="small or large (kuaisar), published (qilin), or a share such as 0.01.")],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Write raw files in a published format, with its row counts and none of its content.
+
+    For tests of size and speed. The folder says that it is simulated, and so does every corpus made from it.
+    """
+    from seerec.data.simulation import simulate as write
+
+    counts = write(out, kind=kind, scale=scale, seed=seed, progress=_progress(as_json))
+    printing.show({"folder": str(out), "as": kind, "simulated": True, "counts": counts}, as_json, printing.raw_files)
 
 
 @app.command(epilog="Example: seerec train corpus --model lcr-ser --out runs/lcr-ser")
@@ -187,6 +253,7 @@ def compare(
     against: Annotated[
         str | None, typer.Option(metavar="KEY", help="What the others are tested against.", show_default="lcr-ser")
     ] = None,
+    recipe: RecipeFile = None,
     pairs: Pairs = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the plan and stop.")] = False,
     as_json: AsJson = False,
@@ -199,11 +266,13 @@ def compare(
     """
     asked = arguments.given(
         models=models, seeds=seeds, out=out, trials=trials, tune_users=tune_users, tune_minutes=tune_minutes,
-        minutes=minutes, against=against, set=pairs, plan=plan or None,
+        minutes=minutes, against=against, set=pairs, plan=plan or None, recipe=recipe,
     )  # fmt: skip
     if arguments.names_corpus(paths, asked, full, split):
-        settings = arguments.settings(pairs or [])
-        chosen = {name: value for name, value in asked.items() if name not in ("set", "plan")}
+        experiment = arguments.recipe(recipe)
+        settings = {**experiment.train, **arguments.settings(pairs or [])}
+        chosen = {name: value for name, value in asked.items() if name not in ("set", "plan", "recipe")}
+        chosen = {**experiment.compare, **chosen}
         _compare_models(Path(paths[0]), {**chosen, "settings": settings}, plan, as_json)
         return
     from seerec.evaluation.evaluate import compare as test

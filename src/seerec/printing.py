@@ -72,6 +72,12 @@ def downloaded(content: dict[str, Any]) -> RenderableType:
     return _table([title], [[name] for name in content["files"]])
 
 
+def raw_files(content: dict[str, Any]) -> RenderableType:
+    """What a simulation wrote."""
+    rows = [[name.replace("_", " "), f"{number:,}"] for name, number in content["counts"].items()]
+    return _table([f"{content['folder']}: simulated, in the format of {content['as']}", ""], rows)
+
+
 def corpus(content: dict[str, Any]) -> RenderableType:
     """Counts of a corpus, and refused rows by reason."""
     counts = content["counts"]
@@ -86,6 +92,8 @@ def corpus(content: dict[str, Any]) -> RenderableType:
         if name in counts and (counts[name] or name != "items_without_description")
     ]  # fmt: skip
     title = f"{content['corpus']} (replaces the corpus that was there)" if content["replaced"] else content["corpus"]
+    if content["simulated"]:
+        title += ", of simulated files"
     parts = [_table([title, ""], rows)]
     refused = [
         [table, reason, f"{number:,}"] for table, reasons in content["quarantined"].items() for reason, number in reasons.items()

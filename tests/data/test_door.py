@@ -111,5 +111,5 @@ def test_what_is_no_corpus_is_never_replaced(tmp_path):
 
 
 def test_every_source_has_a_description():
-    assert set(SOURCES) == {"interactions", "simulated", "tables"}
+    assert set(SOURCES) == {"interactions", "jdsearch", "kuaisar", "qilin", "simulated", "tables", "ubi"}
     assert all(SOURCES.values())

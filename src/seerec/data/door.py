@@ -1,31 +1,40 @@
 """``prepare``: a raw log, or tables in memory, to a corpus."""
 
 import inspect
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import duckdb
 from pydantic import TypeAdapter, ValidationError
 
+from seerec.atomic import named_disk_errors
 from seerec.config import DataSettings, refusal
 from seerec.data import events as contract
 from seerec.data.corpus import Corpus
 from seerec.data.prepare import write_corpus
 from seerec.data.sources import interactions as interaction_files
-from seerec.data.sources import kuaisar, simulated
+from seerec.data.sources import jdsearch, kuaisar, qilin, simulated, ubi
 from seerec.errors import SeerecError
 
 SOURCES = {
     "interactions": "interactions without searches (user sequences or one row each) plus item text; searches are constructed",
+    "jdsearch": "JDsearch, as published: searches and other clicks of JD.com's shoppers, words and ids anonymised",
     "kuaisar": "KuaiSAR, small or large, as published: recommendations and searches of a video platform",
+    "qilin": "Qilin, as published: recommendations and searches of Xiaohongshu, with texts of notes",
     "simulated": "a marketplace with planted intents, whose truth is known",
     "tables": "files or tables of the event contract: recommendations, searches, items, users",
+    "ubi": "OpenSearch's User Behavior Insights: JSON lines of ubi_queries and ubi_events",
 }
 _READERS: dict[str, Callable[..., Any]] = {
-    "interactions": interaction_files.read, "kuaisar": kuaisar.read, "simulated": simulated.read,
+    "interactions": interaction_files.read, "jdsearch": jdsearch.read, "kuaisar": kuaisar.read, "qilin": qilin.read,
+    "simulated": simulated.read, "ubi": ubi.read,
 }  # fmt: skip
+SIMULATED = "SIMULATED.json"
+"""Lies in every folder of `seerec simulate`."""
 _DATES = ("val_start", "test_start", "val_fraction", "test_fraction")
 
 
@@ -40,6 +49,8 @@ def prepare(
     searches: Any = None,
     items: Any = None,
     users: Any = None,
+    columns: Mapping[str, str] | None = None,
+    memory: str = "4GB",
 ) -> Corpus:
     """Prepare a corpus folder.
 
@@ -55,6 +66,10 @@ def prepare(
         ``DataSettings`` or its values: split, repeats, negatives, ...
     recommendations, searches, items, users
         For ``tables``: pandas, Polars or Arrow tables, DuckDB relations, or file names.
+    memory
+        What queries may use, such as ``4GB``; beyond it they go on on disk. Arrays of the corpus come on top.
+    columns
+        For ``tables`` with unusual names: ``{"user_id": "customer"}`` in every table that has it, ``"searches.query"`` in one.
 
     Raises
     ------
@@ -66,18 +81,35 @@ def prepare(
         raise SeerecError(f"{target} exists and is not a corpus.", "Choose another --out.")
     chosen = _settings(settings, {})
     tables = {"recommendations": recommendations, "searches": searches, "items": items, "users": users}
-    _refuse_foreign(source, {name: table for name, table in tables.items() if table is not None}, paths, options)
-    with _interruptible():
+    _refuse_foreign(source, {name: table for name, table in tables.items() if table is not None}, paths, options, columns)
+    with _interruptible(), _database(target, memory) as connection:
         if source == "tables":
-            events = contract.from_tables(**tables)
+            events = contract.from_tables(connection, **tables, columns=columns)
         else:
             given = _options(source, options or {})
             if source == "simulated":
                 given = {"users": 3000, "seed": 0, "announce": 0.7, "noise": 0.5} | given
             else:
                 given["paths"] = [Path(path) for path in paths]
-            events = _READERS[source](duckdb.connect(), **given)
+            events = _READERS[source](connection, **given)
+        if source == "simulated" or any((Path(path) / SIMULATED).is_file() for path in paths):
+            events = replace(events, source=events.source | {"simulated": True})
         return write_corpus(events, target, _settings(chosen, events.suggested))
+
+
+@contextmanager
+def _database(out: Path, memory: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in memory that goes on in a folder beside ``out`` where it would need more than ``memory``."""
+    with named_disk_errors(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        spill = tempfile.TemporaryDirectory(prefix=".partial-", dir=out.parent)
+    with spill as folder:
+        try:
+            connection = duckdb.connect(config={"temp_directory": folder, "memory_limit": memory})
+        except duckdb.Error as error:
+            raise SeerecError(f"{memory!r} is no amount of memory.", "Give, for example, --memory 4GB.") from error
+        with connection:
+            yield connection
 
 
 @contextmanager
@@ -105,7 +137,7 @@ def _settings(given: DataSettings | Mapping[str, Any] | None, suggested: Mapping
 
 
 def _refuse_foreign(
-    source: str, tables: Mapping[str, Any], paths: Sequence[str | Path], options: Mapping[str, Any] | None
+    source: str, tables: Mapping[str, Any], paths: Sequence[str | Path], options: Mapping[str, Any] | None, columns: Any
 ) -> None:
     """Refuse what the source would not read."""
     if source not in SOURCES:
@@ -121,6 +153,8 @@ def _refuse_foreign(
         raise SeerecError("There is no recommendations table.", "Give recommendations= (and searches=, items=, users=).")
     if source == "simulated" and paths:
         raise SeerecError("The source simulated reads no files.", "Leave out paths=.")
+    if source != "tables" and columns is not None:
+        raise SeerecError(f"The source {source} knows its columns, and has no columns=.", "Leave it out.")
 
 
 def _named_values(what: str, given: Any) -> dict[str, Any]:

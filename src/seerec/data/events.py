@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
+import pyarrow as pa
 
 from seerec.data.columns import columns_of, event_columns, id_kinds, require, side_columns
 from seerec.data.files import create_quarantine, quoted, read_file, refuse_twice, tidy
@@ -50,7 +52,6 @@ _REPEATS = {
     "items": ("item_duplicate", "item_id"),
     "users": ("user_duplicate", "user_id"),
 }
-_UNEQUAL = "min(timestamp) <> max(timestamp) OR min(query) <> max(query) OR count(query) NOT IN (0, count(*))"
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,15 @@ def check(connection: duckdb.DuckDBPyConnection, source: dict[str, Any], *, earl
 
 
 def from_tables(
-    *, recommendations: Any, searches: Any = None, items: Any = None, users: Any = None, columns: Any = None
+    connection: duckdb.DuckDBPyConnection | None = None,
+    *,
+    recommendations: Any,
+    searches: Any = None,
+    items: Any = None,
+    users: Any = None,
+    columns: Any = None,
 ) -> Events:
-    """Checked events from tables in memory or in files: the Python door.
+    """Checked events from tables in memory or in files: the Python door. ``connection``: where they go, a new one if None.
 
     Each argument is a pandas or Polars frame, an Arrow table, a DuckDB relation, or the path of a CSV, TSV or Parquet
     file. Columns are those of the event contract, or what ``columns`` makes of them (`mapping.py`); ``line`` of a table in
@@ -113,7 +120,7 @@ def from_tables(
     SeerecError
         As `check` and `apply_mapping`; also for a table of an unknown kind or an unreadable file.
     """
-    connection = duckdb.connect()
+    connection = duckdb.connect() if connection is None else connection
     given = {"recommendations": recommendations, "searches": searches, "items": items, "users": users}
     kinds = {}
     for table, content in given.items():
@@ -170,51 +177,66 @@ def _copy(connection: duckdb.DuckDBPyConnection, table: str, content: Any) -> No
 
 
 def _sort_rows(connection: duckdb.DuckDBPyConnection, table: str, columns: str) -> dict[str, int]:
-    """Accepted rows of ``raw_TABLE`` to ``table``, the others to ``quarantine``; returns the counts.
+    """Accepted rows of ``raw_TABLE`` to ``table``, in their order, the others to ``quarantine``; returns the counts.
 
     ``columns``: SQL of the contract's columns. Repeats are looked for by a hash of what must not repeat, and compared in full
     only where two hashes are equal: a log seldom has any, and comparing all texts would take most of the memory.
     """
     reason, same = _REPEATS[table]
-    connection.execute(f"""
-        CREATE TEMP TABLE judged AS
-        SELECT *, CASE {_CHECKS[table]} END AS own FROM (SELECT rowid AS place, line, {columns} FROM raw_{table})""")
-    connection.execute("CREATE TEMP TABLE refused_rows (place BIGINT, reason VARCHAR)")
-    if table == "searches":
-        connection.execute(f"""
-            INSERT INTO refused_rows SELECT place, 'search_inconsistent' FROM (
-                SELECT *, first_value(timestamp) OVER search AS first_time, first_value(query) OVER search AS first_query
-                FROM ({_suspects("user_id, search_id", _UNEQUAL)})
-                WINDOW search AS (PARTITION BY user_id, search_id ORDER BY line, place))
-            WHERE timestamp <> first_time OR query IS DISTINCT FROM first_query""")
-    connection.execute(f"""
-        INSERT INTO refused_rows SELECT place, '{reason}' FROM (
-            SELECT place, row_number() OVER (PARTITION BY {same} ORDER BY line, place) AS number
-            FROM ({_suspects(same, "count(*) > 1")}))
-        WHERE number > 1""")
-    kept = _EVENT_TABLES.get(table, "* EXCLUDE (place, line, own)")
+    kept = _EVENT_TABLES.get(table, "* EXCLUDE (place, line)")
     connection.execute(f"""
         CREATE TABLE {table} AS
-        SELECT {kept} FROM judged WHERE own IS NULL AND place NOT IN (SELECT place FROM refused_rows) ORDER BY line, place""")
-    refused = f"(SELECT count(*) FROM quarantine WHERE table_name = '{table}')"  # sources refuse rows of their own
-    ((read,),) = connection.execute(f"SELECT count(*) + {refused} FROM raw_{table}").fetchall()
-    connection.execute("INSERT INTO refused_rows SELECT place, own FROM judged WHERE own IS NOT NULL")
+        SELECT {kept}, place, CASE {_CHECKS[table]} END AS refused
+        FROM (SELECT rowid AS place, line, {columns} FROM raw_{table})""")
+    if table == "searches":
+        search = "hash(user_id, search_id)"
+        _suspect(connection, table, search, f"hash({search}, timestamp, query)")
+        connection.execute(f"""
+            UPDATE searches SET refused = 'search_inconsistent' WHERE place IN (
+                SELECT place FROM (
+                    SELECT *, first_value(timestamp) OVER search AS first_time, first_value(query) OVER search AS first_query
+                    FROM searches WHERE refused IS NULL AND {search} IN (SELECT hash FROM suspect)
+                    WINDOW search AS (PARTITION BY user_id, search_id ORDER BY place))
+                WHERE timestamp <> first_time OR query IS DISTINCT FROM first_query)""")
+    _suspect(connection, table, f"hash({same})")
+    connection.execute(f"""
+        UPDATE {table} SET refused = '{reason}' WHERE place IN (
+            SELECT place FROM (
+                SELECT place, row_number() OVER (PARTITION BY {same} ORDER BY place) AS number
+                FROM {table} WHERE refused IS NULL AND hash({same}) IN (SELECT hash FROM suspect))
+            WHERE number > 1)""")
+    before = f"(SELECT count(*) FROM quarantine WHERE table_name = '{table}')"  # sources refuse rows of their own
+    ((read,),) = connection.execute(f"SELECT count(*) + {before} FROM raw_{table}").fetchall()
     connection.execute(f"""
         INSERT INTO quarantine
-        SELECT '{table}', line, reason, content FROM refused_rows JOIN (
-            SELECT rowid AS place, line, whole_row::VARCHAR AS content FROM raw_{table} AS whole_row
-            WHERE rowid IN (SELECT place FROM refused_rows)) USING (place)
+        SELECT '{table}', line, reason, content
+        FROM (SELECT place, refused AS reason FROM {table} WHERE refused IS NOT NULL)
+        JOIN (SELECT rowid AS place, line, whole_row::VARCHAR AS content FROM raw_{table} AS whole_row
+              WHERE rowid IN (SELECT place FROM {table} WHERE refused IS NOT NULL)) USING (place)
         ORDER BY line, place""")
-    ((accepted, quarantined),) = connection.execute(f"SELECT count(*), {refused} FROM {table}").fetchall()
-    connection.execute("DROP TABLE judged; DROP TABLE refused_rows")
+    connection.execute(f"""
+        DROP TABLE suspect;
+        DELETE FROM {table} WHERE refused IS NOT NULL;
+        ALTER TABLE {table} DROP COLUMN refused;
+        ALTER TABLE {table} DROP COLUMN place""")
+    ((accepted, quarantined),) = connection.execute(f"SELECT count(*), {before} FROM {table}").fetchall()
     return {f"{table}_read": int(read), f"{table}_accepted": int(accepted), f"{table}_quarantined": int(quarantined)}
 
 
-def _suspects(key: str, condition: str) -> str:
-    """SQL: the rows, good so far, of every group (a hash of ``key``) that meets an aggregate ``condition``."""
-    good = "FROM judged WHERE own IS NULL AND place NOT IN (SELECT place FROM refused_rows)"
-    groups = f"SELECT hash({key}) {good} GROUP BY hash({key}) HAVING {condition}"
-    return f"SELECT * {good} AND hash({key}) IN ({groups})"
+def _suspect(connection: duckdb.DuckDBPyConnection, table: str, key: str, whole: str | None = None) -> None:
+    """Make the table ``suspect``: every ``hash`` that several rows of ``table`` have which are good so far.
+
+    ``key``: SQL of the hash. ``whole``: SQL of one that also differs where rows of an equal ``key`` may differ; the rows that
+    are equal in it count once.
+    """
+    columns = f"{key} AS hash" + (f", {whole} AS whole" if whole else "")
+    found = connection.sql(f"SELECT {columns} FROM {table} WHERE refused IS NULL").fetchnumpy()
+    keys = found["hash"] if whole is None else found["hash"][np.unique(found["whole"], return_index=True)[1]]
+    keys = np.sort(keys)  # a few bytes a row, where grouping would take many
+    given = pa.table({"hash": np.unique(keys[1:][keys[1:] == keys[:-1]])})
+    connection.register("given", given)
+    connection.execute("CREATE OR REPLACE TEMP TABLE suspect AS SELECT hash FROM given")
+    connection.unregister("given")
 
 
 def _nothing_accepted(connection: duckdb.DuckDBPyConnection, read: int, source: dict[str, Any]) -> SeerecError:

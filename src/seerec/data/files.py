@@ -181,7 +181,7 @@ def _read_text(connection: duckdb.DuckDBPyConnection, path: Path, name: str, nam
     if bad and bad[0] is not None:
         raise _not_utf8(path, bad[0])
     connection.execute(
-        f"""
+        """
         CREATE TEMP TABLE gap AS  -- malformed lines up to now, by the last good row before them
         SELECT line::BIGINT - 1 - number AS good, max(number) AS skipped FROM (
             SELECT line, row_number() OVER (ORDER BY line) AS number FROM (SELECT DISTINCT line FROM csv_rejects))
@@ -206,7 +206,7 @@ def _read_text(connection: duckdb.DuckDBPyConnection, path: Path, name: str, nam
 
 
 def _scan(connection: duckdb.DuckDBPyConnection, path: Path, names: list[str], wanted: list[str], quote: str) -> tuple[int, bool]:
-    """Fill ``csv_rows`` and ``csv_rejects``; return the number of malformed lines and whether a value spans lines."""
+    """Fill ``csv_rows`` and ``csv_rejects``; return the number of malformed lines and (tabs) whether a value spans lines."""
     columns = ", ".join(f"{text(column)}: 'VARCHAR'" for column in names)
     chosen = ", ".join(quoted(column) for column in wanted)
     for strict in ("true", "false"):  # strict reading refuses a file that mixes line endings
@@ -222,7 +222,7 @@ def _scan(connection: duckdb.DuckDBPyConnection, path: Path, names: list[str], w
         except duckdb.Error as error:
             if strict == "false":
                 raise _damaged(path, error) from error
-    spans = " OR ".join(f"contains({quoted(column)}, chr(10))" for column in wanted)
+    spans = " OR ".join(f"contains({quoted(column)}, chr(10))" for column in wanted if _sniff(path) == "\t") or "false"
     found = connection.execute(
         f"SELECT (SELECT count(DISTINCT line) FROM csv_rejects), (SELECT bool_or({spans}) FROM csv_rows)"
     ).fetchone()

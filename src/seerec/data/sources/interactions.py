@@ -11,7 +11,7 @@ from typing import Any
 
 import duckdb
 
-from seerec.data.columns import columns_of, find, refuse_nested
+from seerec.data.columns import UNITS, columns_of, find, refuse_nested
 from seerec.data.events import Events, check
 from seerec.data.files import create_quarantine, header, quoted, read_file
 from seerec.data.sources.constructed import construct
@@ -22,8 +22,6 @@ _LIST = re.compile(
     r"(item|product|movie|video|news|asin)s?_?(id)?s?_?(list|seq|sequence|history)|items|item_?ids|sequence|history"
 )
 _GIVE_ITEMS = "Give the items' file with --items: a column of item ids and a title or other text."
-_UNITS = ((1e11, "s", "* 1000"), (1e14, "ms", ""), (1e17, "us", "/ 1000"), (float("inf"), "ns", "/ 1000000"))
-"""A median time below the bound is in this unit: seconds reach 1e11 in the year 5138, ms passed it in 1973."""
 
 
 def read(
@@ -170,7 +168,7 @@ def _rows(connection: duckdb.DuckDBPyConnection, columns: dict[str, str], user: 
         if not columns[time].startswith(("TIMESTAMP", "DATE")):
             row = connection.execute(f"SELECT median({number}) FROM raw_log WHERE isfinite({number}) AND {number} > 0").fetchone()
             if row is not None and row[0] is not None:
-                clock, factor = next((unit, factor) for bound, unit, factor in _UNITS if row[0] < bound)
+                clock, factor = next((unit, factor) for bound, unit, factor in UNITS if row[0] < bound)
                 scaled = f"round({number} {factor})::VARCHAR" if factor else f"{value}::VARCHAR"
                 sound = f"isfinite({number}) AND {number} >= 0"  # a refused row shows what the file says
                 value = f"CASE WHEN {sound} THEN {scaled} ELSE {value}::VARCHAR END"

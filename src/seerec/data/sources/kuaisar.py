@@ -7,8 +7,9 @@ there. ``social_network.csv`` is not read, since no model here uses it. Columns 
 contract              KuaiSAR
 ===================== =====================================================================================================
 recommendations       one row per item handed out; ``timestamp`` is when, so items handed out together share it
-searches              one row per item shown; a search is (``user_id``, ``search_session_id``), its query ``keyword``'s word ids
-items                 title: word ids of ``caption``; categories: the four levels of category ids
+searches              one row per item shown; a search is (``user_id``, ``search_session_id``), its query the word ids of
+                      ``keyword``
+items                 title: ``caption``, a list of word ids; categories: the four levels of category ids
 users                 activity levels and the two anonymous features, as categories
 ===================== =====================================================================================================
 
@@ -48,7 +49,7 @@ SPLITS = {
 }
 _BEIJING = "+08:00"
 _CELLS = "kuaisar_cells"
-_IDS = r"\s*\[\s*(\d+(\.0+)?(\s*,\s*\d+(\.0+)?)*)?\s*\]\s*"
+_LIST = r"\s*(\[[\d\s,.]*\])?\s*"
 
 
 def read(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -> Events:
@@ -65,8 +66,8 @@ def read(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -> Events
     with unpacked(paths, (".csv", ".csv.gz")) as files:
         found = by_name(files, FILES, ", ".join(str(path) for path in paths))
         plans = {name: _PLANS[name](path) for name, path in found.items()}  # all headers before the first long read
-        for name, (table, columns, checks) in plans.items():
-            _take(connection, found[name], table, columns, checks)
+        for name, (table, columns, refusals) in plans.items():
+            _take(connection, found[name], table, columns, refusals)
     source: dict[str, Any] = {"name": "kuaisar", "files": sorted(found)}
     events = check(connection, source, earliest=EARLIEST)
     ((last,),) = connection.execute("SELECT max(timestamp) FROM recommendations").fetchall()
@@ -75,53 +76,53 @@ def read(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -> Events
     return Events(connection, events.source | {"size": size}, events.counts, suggested)
 
 
-_Plan = tuple[str, dict[str, tuple[str, str]], dict[str, str]]
-"""Table, contract column -> (file column, SQL), reason -> SQL of when a row is refused for it."""
+_Plan = tuple[str, dict[str, tuple[str, str]], list[str]]
+"""Table, contract column -> (file column, SQL), and CASE branches that name why a row is refused."""
 
 
 def _take(
-    connection: duckdb.DuckDBPyConnection, path: Path, table: str, columns: dict[str, tuple[str, str]], checks: dict[str, str]
+    connection: duckdb.DuckDBPyConnection, path: Path, table: str, columns: dict[str, tuple[str, str]], refusals: list[str]
 ) -> None:
     """``raw_TABLE`` from a file, with what its cells hold by this format."""
     read_file(connection, path, f"raw_{_CELLS}", [column for column, _ in columns.values()])
     connection.execute("UPDATE quarantine SET table_name = $table WHERE table_name = $cells", {"table": table, "cells": _CELLS})
     selected = ", ".join(f"{value} AS {name}" for name, (_, value) in columns.items())
-    reason = " ".join(f"WHEN {condition} THEN '{name}'" for name, condition in checks.items())
     connection.execute(f"""
-        CREATE TABLE raw_{table} AS
-        SELECT line, {selected}, {f"CASE {reason} END" if reason else "NULL::VARCHAR"} AS refused FROM raw_{_CELLS}""")
+        CREATE TABLE raw_{table} AS SELECT line, {selected}, CASE {" ".join(refusals)} END AS refused FROM raw_{_CELLS}""")
     refuse(connection, table, f"raw_{_CELLS}")
     connection.execute(f"DROP TABLE raw_{_CELLS}")
 
 
-def _id(column: str, what: str, missing: str | None) -> tuple[tuple[str, str], dict[str, str]]:
-    """An id, and why a row is refused for it; ``missing``: the reason where it may not be blank."""
-    unreadable = f"NOT {blank(column)} AND ({whole(column)}) IS NULL"
-    return (column, whole(column)), ({missing: blank(column)} if missing else {}) | {f"{what}_not_a_number": unreadable}
+def _id(column: str, what: str) -> tuple[tuple[str, str], str]:
+    """An id that must be there, and the branch that refuses others."""
+    value = whole(column)
+    missing = f"CASE WHEN {blank(column)} THEN '{what}_missing' ELSE '{what}_not_a_number' END"
+    return (column, value), f"WHEN ({value}) IS NULL THEN {missing}"
 
 
-def _time(column: str, checks: dict[str, str]) -> tuple[str, str]:
+def _time(column: str) -> tuple[tuple[str, str], str]:
     """Ms UTC of a number or of a text in Beijing time, as its column's name says."""
     if column.lower().endswith("time"):
         value = time_of_text(column, _BEIJING)
-        checks |= {"time_missing": blank(column), "time_not_a_number": f"{value} IS NULL"}
-        return column, value
-    value = number(column)
-    sound = f"isfinite({value}) AND abs({value}) < 1e18"
-    checks |= {"time_missing": blank(column), "time_not_a_number": f"{value} IS NULL OR NOT isfinite({value})"}
-    checks |= {"time_out_of_range": f"NOT ({sound})", "time_not_whole": f"{value} <> trunc({value})"}
-    return column, f"CASE WHEN {sound} THEN {value}::BIGINT END"
+        why = "'time_not_a_number'"
+    else:
+        given = number(column)
+        value = f"CASE WHEN abs({given}) < 1e18 AND {given} = trunc({given}) THEN {given}::BIGINT END"
+        why = (
+            f"CASE WHEN {given} IS NULL OR NOT isfinite({given}) THEN 'time_not_a_number' "
+            f"WHEN abs({given}) < 1e18 THEN 'time_not_whole' ELSE 'time_out_of_range' END"
+        )
+    return (column, value), f"WHEN ({value}) IS NULL THEN CASE WHEN {blank(column)} THEN 'time_missing' ELSE {why} END"
 
 
 def _recommendations(path: Path) -> _Plan:
     found = columns_in(path, {"user": ["user_id"], "item": ["item_id"], "time": ["timestamp", "time"], "click": ["click"]})
-    user, checks = _id(found["user"], "user", "user_missing")
-    item, more = _id(found["item"], "item", "item_missing")
-    checks |= more
-    time = _time(found["time"], checks)
+    user, no_user = _id(found["user"], "user")
+    item, no_item = _id(found["item"], "item")
+    time, no_time = _time(found["time"])
     click = f"CASE {number(found['click'])} WHEN 0 THEN false WHEN 1 THEN true END"
-    checks["clicked_unreadable"] = f"({click}) IS NULL"
-    return "recommendations", {"user_id": user, "item_id": item, "timestamp": time, "clicked": (found["click"], click)}, checks
+    columns = {"user_id": user, "item_id": item, "timestamp": time, "clicked": (found["click"], click)}
+    return "recommendations", columns, [no_user, no_item, no_time, f"WHEN ({click}) IS NULL THEN 'clicked_unreadable'"]
 
 
 def _searches(path: Path) -> _Plan:
@@ -132,44 +133,40 @@ def _searches(path: Path) -> _Plan:
             "time": ["search_session_timestamp", "timestamp", "search_session_time", "time"], "clicks": ["click_cnt"],
         },
     )  # fmt: skip
-    user, checks = _id(found["user"], "user", "user_missing")
-    search, more = _id(found["search"], "search", "search_missing")
-    item, others = _id(found["item"], "item", None)
-    checks |= more | others
-    time = _time(found["time"], checks)
-    checks["clicked_unreadable"] = f"({whole(found['clicks'])}) IS NULL"
-    query, checks["query_not_a_list"] = _words(found["query"])
+    user, no_user = _id(found["user"], "user")
+    search, no_search = _id(found["search"], "search")
+    item = whole(found["item"])
+    no_item = f"WHEN CASE WHEN ({item}) IS NULL THEN NOT ({blank(found['item'])}) ELSE false END THEN 'item_not_a_number'"
+    time, no_time = _time(found["time"])
+    clicks = whole(found["clicks"])
     columns = {
-        "user_id": user, "search_id": search, "item_id": item, "timestamp": time, "query": (found["query"], query),
-        "clicked": (found["clicks"], f"{number(found['clicks'])} > 0"),
+        "user_id": user, "search_id": search, "item_id": (found["item"], item), "timestamp": time,
+        "query": (found["query"], quoted(found["query"])), "clicked": (found["clicks"], f"{number(found['clicks'])} > 0"),
     }  # fmt: skip
-    return "searches", columns, checks
+    unreadable = [f"WHEN ({clicks}) IS NULL THEN 'clicked_unreadable'", _no_list(found["query"], "query")]
+    return "searches", columns, [no_user, no_search, no_item, no_time, *unreadable]
 
 
-def _words(column: str) -> tuple[str, str]:
-    """Word ids with a blank between them, and when the cell is no list of whole numbers (blank: no words)."""
-    cell = quoted(column)
-    plain = f"CASE WHEN contains({cell}, '.') THEN regexp_replace({cell}, '\\.0+', '', 'g') ELSE {cell} END"
-    words = f"trim(replace(replace(trim({plain}, '[] '), ',', ' '), '  ', ' '))"
-    return words, f"NOT {blank(column)} AND NOT regexp_full_match({cell}, '{_IDS}')"
+def _no_list(column: str, what: str) -> str:
+    """The branch that refuses a cell which is not blank and no list of numbers."""
+    return f"WHEN NOT regexp_full_match({quoted(column)}, '{_LIST}') THEN '{what}_not_a_list'"
 
 
 def _items(path: Path) -> _Plan:
     wanted = {name: [name] for name in ("item_id", "caption", *(f"{level}_level_category_id" for level in LEVELS))}
     found = columns_in(path, wanted)
-    item, checks = _id(found["item_id"], "item", "item_missing")
-    words, unreadable = _words(found["caption"])
-    columns = {"item_id": item, "title": (found["caption"], words)}
+    item, no_item = _id(found["item_id"], "item")
+    columns = {"item_id": item, "title": (found["caption"], quoted(found["caption"]))}
     for level in LEVELS:
         column = found[f"{level}_level_category_id"]
         columns[f"category_{level}"] = column, _value(column)
-    return "items", columns, checks | {"caption_not_a_list": unreadable}
+    return "items", columns, [no_item, _no_list(found["caption"], "caption")]
 
 
 def _users(path: Path) -> _Plan:
     found = columns_in(path, {name: [name] for name in ("user_id", *USER_FIELDS)})
-    user, checks = _id(found["user_id"], "user", "user_missing")
-    return "users", {"user_id": user} | {name: (found[name], _value(found[name])) for name in USER_FIELDS}, checks
+    user, no_user = _id(found["user_id"], "user")
+    return "users", {"user_id": user} | {name: (found[name], _value(found[name])) for name in USER_FIELDS}, [no_user]
 
 
 def _value(column: str) -> str:

@@ -138,7 +138,8 @@ def whole(column: str) -> str:
 
 def blank(column: str) -> str:
     """SQL: whether a cell holds nothing."""
-    return f"nullif(trim({quoted(column)}::VARCHAR), '') IS NULL"
+    words = f"{quoted(column)}::VARCHAR"  # what begins beyond the blank is not blank, and trim is slow
+    return f"CASE WHEN {words} >= '!' THEN false ELSE coalesce(trim({words}), '') = '' END"
 
 
 def time_of_text(column: str, offset: str) -> str:
@@ -154,3 +155,12 @@ def refuse(connection: duckdb.DuckDBPyConnection, table: str, cells: str) -> Non
         JOIN (SELECT line, refused FROM raw_{table} WHERE refused IS NOT NULL) USING (line) ORDER BY line""")
     connection.execute(f"DELETE FROM raw_{table} WHERE refused IS NOT NULL")
     connection.execute(f"ALTER TABLE raw_{table} DROP COLUMN refused")
+
+
+def in_log_order(connection: duckdb.DuckDBPyConnection) -> None:
+    """Number the accepted events by their place, for sources of which many events share a line: it decides between equal times.
+
+    `check` leaves them in the order of the raw tables. What is refused keeps the line of its file.
+    """
+    for table in ("recommendations", "searches"):
+        connection.execute(f"UPDATE {table} SET line = rowid + 1")
