@@ -125,8 +125,9 @@ class _Sieve:
 
     def _cell(self, row: NDArray[np.int64], item: NDArray[Any]) -> NDArray[np.int64]:
         key = (row * self._items + item).view(np.uint64)
-        with np.errstate(over="ignore"):
-            return ((key * _GOLDEN) >> self._shift).view(np.int64)
+        key *= _GOLDEN
+        key >>= self._shift
+        return key.view(np.int64)
 
     def __call__(self, row: NDArray[np.int64], item: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether an event may name ``item`` in ``row``; the two broadcast together."""
@@ -247,13 +248,14 @@ def draw(corpus: Corpus, split: str, settings: DataSettings, task: Task = "recom
         place = np.arange(start, min(start + _ROWS, len(target)))
         chosen = np.full((len(place), wanted), -1, np.int64)
         still_open = np.arange(len(place))
-        for _ in range(_ROUNDS):
+        for attempt in range(_ROUNDS):
             tried = chosen[still_open]
-            row, column = np.nonzero(tried < 0)
-            point = generator.integers(0, upto[-1], len(row))
-            tried[row, column] = pool[point if uniform else np.searchsorted(upto, point, side="right")]
+            cells: tuple[Any, ...] = np.nonzero(tried < 0) if attempt else (slice(None), slice(None))  # at first all of them
+            owner = place[still_open[cells[0]]] if attempt else place[:, None]
+            point = generator.integers(0, upto[-1], len(owner) if attempt else tried.shape)
+            tried[cells] = pool[point if uniform else np.searchsorted(upto, point, side="right")]
             refused = _repeated(tried)
-            refused[row, column] |= excluded(place[still_open[row]], tried[row, column])
+            refused[cells] |= excluded(owner, tried[cells])
             tried[refused] = -1
             short = np.flatnonzero(refused.any(1))
             order = np.argsort(refused[short], axis=1, kind="stable")  # what stays moves left, in the order it was drawn

@@ -7,7 +7,7 @@ Han, kana and Hangul runs become overlapping pairs of characters, because they c
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -29,6 +29,7 @@ _CJK = (
 )
 
 
+_PART = 1 << 26
 _LETTER = np.array([ord(chr(i).lower()) if chr(i).isalnum() else 0 for i in range(128)] + [*range(128, 256)], np.uint8)
 """Of each byte of UTF-8 the lower-case one, 0 for ASCII that is neither letter nor digit."""
 
@@ -109,13 +110,25 @@ def encode(texts: Iterable[pa.Array], lexicon: dict[str, int]) -> Encoded:
     """Tokenise Arrow arrays of texts (null = no words), adding new words to ``lexicon``."""
     lengths: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
     codes: list[NDArray[np.int32]] = [np.zeros(0, np.int32)]
-    for chunk in texts:
+    for chunk in _gathered(texts):
         length, words = _split(_spaced(chunk.cast(pa.string()).fill_null("")))
         named = words.dictionary_encode()
         known = (lexicon.setdefault(word, len(lexicon)) for word in named.dictionary.to_pylist())
         lengths.append(length)
         codes.append(np.fromiter(known, np.int32, len(named.dictionary))[named.indices.to_numpy()])
     return Encoded(np.cumsum(np.concatenate(lengths)), np.concatenate(codes))
+
+
+def _gathered(texts: Iterable[pa.Array]) -> Iterator[pa.Array]:
+    """The same texts in parts of about `_PART` bytes: every part looks up each of its different words once."""
+    waiting: list[pa.Array] = []
+    for chunk in texts:
+        if waiting and sum(part.nbytes for part in waiting) + chunk.nbytes > _PART:
+            yield pa.concat_arrays(waiting)
+            waiting = []
+        waiting.append(chunk)
+    if waiting:
+        yield pa.concat_arrays(waiting)
 
 
 def _spaced(texts: pa.Array) -> pa.Array:
