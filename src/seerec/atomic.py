@@ -7,6 +7,7 @@ content; what a killed writer left behind has a name starting with ``.partial-``
 import contextlib
 import ctypes
 import fcntl
+import glob
 import json
 import os
 import shutil
@@ -93,6 +94,46 @@ def remove_partials(folder: Path) -> None:
 
 
 @contextlib.contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """A folder beside ``target`` that is gone when the block ends; what a killed process left there goes with the next one.
+
+    Raises
+    ------
+    SeerecError
+        The disk is full or the place is not writable.
+    """
+    prefix = f"{_PREFIX}{target.name}-"
+    with named_disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(f"{glob.escape(prefix)}*"):
+            if left.is_dir() and (lock := _lock(left)) is not None:
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(lock)
+        work = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+        lock = _lock(work)
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """A descriptor that holds ``folder`` until it is closed or its process ends; None where another holds it, or nobody can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+@contextlib.contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
     """A new folder to fill; when the block ends well it replaces ``target``, else it vanishes.
 
@@ -101,26 +142,20 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     SeerecError
         The disk is full or the place is not writable.
     """
-    with named_disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{target.name}-", dir=target.parent))
-    try:
-        with named_disk_errors(target):
-            yield work
-            for path in sorted(work.rglob("*")):
-                flush(path)
-            flush(work)
-            work.chmod(0o755)
-            if not target.exists():
-                work.rename(target)
-            elif not _swap(work, target):  # on some file systems a kill between the next two lines leaves no target
-                old = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target.parent)) / target.name
-                target.rename(old)
-                work.rename(target)
-                work = old.parent
-            flush(target.parent)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)  # after a swap, the old content
+    with scratch_folder(target) as scratch, named_disk_errors(target):
+        work = scratch / "new"
+        work.mkdir()
+        yield work
+        for path in sorted(work.rglob("*")):
+            flush(path)
+        flush(work)
+        work.chmod(0o755)
+        if not target.exists():
+            work.rename(target)
+        elif not _swap(work, target):  # on some file systems a kill between the next two lines leaves no target
+            target.rename(scratch / "old")
+            work.rename(target)
+        flush(target.parent)
 
 
 @contextlib.contextmanager

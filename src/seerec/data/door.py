@@ -1,7 +1,6 @@
 """``prepare``: a raw log, or tables in memory, to a corpus."""
 
 import inspect
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import Any
 import duckdb
 from pydantic import TypeAdapter, ValidationError
 
-from seerec.atomic import named_disk_errors
+from seerec.atomic import scratch_folder
 from seerec.config import DataSettings, refusal
 from seerec.data import events as contract
 from seerec.data.corpus import Corpus
@@ -100,12 +99,9 @@ def prepare(
 @contextmanager
 def _database(out: Path, memory: str) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database in memory that goes on in a folder beside ``out`` where it would need more than ``memory``."""
-    with named_disk_errors(out.parent):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        spill = tempfile.TemporaryDirectory(prefix=".partial-", dir=out.parent)
-    with spill as folder:
+    with scratch_folder(out) as folder:
         try:
-            connection = duckdb.connect(config={"temp_directory": folder, "memory_limit": memory})
+            connection = duckdb.connect(config={"temp_directory": str(folder), "memory_limit": memory})
         except duckdb.Error as error:
             raise SeerecError(f"{memory!r} is no amount of memory.", "Give, for example, --memory 4GB.") from error
         with connection:
