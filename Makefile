@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+SPARK := .venv/.spark
 
 .PHONY: demo test quick check bench clean
 
@@ -11,10 +12,14 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --prefer-binary -c constraints.txt -e '.[dev]'
 	@touch $@
 
+$(SPARK): $(STAMP)  # 460 MB, which only some tests need
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --prefer-binary -c constraints.txt -e '.[spark]'
+	@touch $@
+
 demo: $(STAMP)  ## simulate, prepare, train, compare, recommend, explain: everything once, in five minutes
 	$(BIN)/seerec demo --out runs/demo
 
-test: $(STAMP)  ## everything that must hold
+test: $(SPARK)  ## everything that must hold
 	$(BIN)/python tests/groups.py all
 
 quick: $(STAMP)  ## what every commit must pass

@@ -21,10 +21,11 @@ TESTS = {
     "evaluation": [*PYTEST, "tests/evaluation"],
     "training": [*PYTEST, "tests/training"],
     "use": [*PYTEST, *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob("test_*.py"))],
-    "data": [*PYTEST, "tests/data"],
+    "data": [*PYTEST, "tests/data", "--ignore=tests/data/test_spark.py"],
     "evidence": [*PYTEST, "tests/evidence"],
 }
 SLOW = {
+    "spark": [*PYTEST, "tests/data/test_spark.py"],
     "crash": [*PYTEST, "tests/crash"],
     "demo": [*PYTEST, "tests/demo"],
 }

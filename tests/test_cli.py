@@ -18,7 +18,7 @@ from seerec.models.registry import MODELS
 
 SURFACE = {
     "prepare": (
-        "source paths --announce --clicks --help --item-column --items --json --map --memory --negatives "
+        "source paths --announce --clicks --engine --help --item-column --items --json --map --master --memory --negatives "
         "--noise --notes --out --p-search --recipe --repeats --sampler --searches --searches-file --seed "
         "--set --shown --split --test-start --time-column --types --user --user-column --users --users-file "
         "--val-start --zero-click"
@@ -28,8 +28,8 @@ SURFACE = {
     "download": "name --accept-licence --help --json --out",
     "simulate": "out --as --help --json --scale --seed",
     "compare": (
-        "paths --against --full --help --json --minutes --models --out --plan --recipe --seeds --set --split --trials --tune-minutes "
-        "--tune-users"
+        "paths --against --full --help --json --minutes --models --out --plan --recipe --seeds --set --split --trials "
+        "--tune-minutes --tune-users"
     ),
     "recommend": "run --all-users --corpus --help --history --include-seen --json --out --resume --stage --user -k",
     "explain": "run --corpus --help --history --item --json --stage --user -k",

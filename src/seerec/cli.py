@@ -111,7 +111,9 @@ def prepare(
         Literal["uniform", "popularity"] | None, typer.Option(help="How they are drawn.", show_default="uniform")
     ] = None,
     recipe: RecipeFile = None,
-    memory: Annotated[str, typer.Option(metavar="SIZE", help="Of queries; beyond it they go on on disk.")] = "4GB",
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="Of queries; beyond it they go on on disk.")] = "2GB",
+    engine: Annotated[Literal["duckdb", "spark"], typer.Option(help="Where queries run; the corpus is the same.")] = "duckdb",
+    master: Annotated[str | None, typer.Option(help="spark: its address.", show_default="local[*]")] = None,
     pairs: Pairs = None,
     as_json: AsJson = False,
 ) -> None:
@@ -140,7 +142,9 @@ def prepare(
 
     replaced = (out / "manifest.json").is_file()
     with printing.waiting("preparing", quiet=as_json):
-        corpus = write(out, source=source, settings={**experiment.data, **chosen}, memory=memory, **options)
+        corpus = write(
+            out, source=source, settings={**experiment.data, **chosen}, memory=memory, engine=engine, master=master, **options
+        )
     document = {name: corpus.manifest[name] for name in ("content_hash", "counts", "quarantined", "bounds")}
     simulated = bool(corpus.manifest["source"].get("simulated"))
     printing.show({"corpus": str(out), "replaced": replaced, "simulated": simulated, **document}, as_json, printing.corpus)

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seerec.config import DataSettings
-from seerec.data.corpus import SPLITS, Corpus, damaged, read_array
+from seerec.data.corpus import SPLITS, Corpus, damaged
+from seerec.data.hashes import read_array
 from seerec.data.targets import Targets, Task, clicks_of, pool_of, positions, targets_at
 from seerec.errors import SeerecError
 

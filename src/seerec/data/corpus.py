@@ -43,7 +43,6 @@ noise, -1 unknown; ``truth/target_announced.npy``, E int8: 1 where a search anno
 model ever reads them.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,11 +51,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from seerec.data.hashes import checksums, hash_content, read_array
 from seerec.errors import SeerecError
 
 FORMAT = 2
@@ -132,6 +131,7 @@ class _Manifest(_Checked):
 
     format: int
     content_hash: str
+    checksums: dict[str, str] | None = None  # corpora of before there were any are compared with their hash
     settings: dict[str, Any]
     counts: dict[str, int]
     quarantined: dict[str, dict[str, int]]
@@ -150,7 +150,7 @@ class Corpus:
 
     @classmethod
     def open(cls, path: str | Path) -> "Corpus":
-        """Open a prepared folder. All of it is read once, to compare it with its hash.
+        """Open a prepared folder. All of it is read once, to compare it with its checksums.
 
         Raises
         ------
@@ -234,12 +234,6 @@ class Corpus:
         return read_array(file) if file.is_file() else None
 
 
-def read_array(file: Path) -> NDArray[Any]:
-    """A mapped array. ``numpy.load`` would also open archives, and leave a damaged file open."""
-    array: NDArray[Any] = np.lib.format.open_memmap(file, mode="r")
-    return array
-
-
 def damaged(path: Path, what: str) -> SeerecError:
     """The error of a corpus whose files are not as they were written."""
     return SeerecError(f"The corpus {path} is damaged ({what}).", "Prepare it again.")
@@ -252,13 +246,18 @@ def _check_content(path: Path, manifest: dict[str, Any]) -> None:
     except ValidationError as error:
         first = error.errors()[0]
         raise damaged(path, f"manifest.json, {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from error
+    facts = {"settings": checked.settings, "format": checked.format}
     try:
-        found = hash_content(path, {"settings": checked.settings, "format": checked.format})
+        sums = checked.checksums
+        if sums is None:
+            same = hash_content(path, facts) == checked.content_hash
+        else:
+            same = checksums(path, facts | {"content_hash": checked.content_hash}) == sums
         words = pq.read_metadata(path / "words.parquet").num_rows
         columns = {name: read_array(path / f"{name}_category.npy").shape[1] for name in ("item", "user")}
     except Exception as error:  # damaged bytes make the readers of NumPy and Arrow raise anything
         raise damaged(path, (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")) from error
-    if found != checked.content_hash:
+    if not same:
         raise damaged(path, "its content does not match its hash")
     tokeniser = checked.tokeniser
     limits = [1, *(checked.settings.get(name) for name in ("min_word_count", "max_words"))]
@@ -272,35 +271,3 @@ def _check_content(path: Path, manifest: dict[str, Any]) -> None:
     }.items():
         if not agrees:
             raise damaged(path, f"manifest.json, {what}: not what its arrays and settings say")
-
-
-def hash_content(folder: Path, parameters: dict[str, Any]) -> str:
-    """SHA-256 over names, types and content of all arrays and tables below ``folder`` and over ``parameters``."""
-    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
-    for file in sorted(folder.rglob("*")):
-        name = file.relative_to(folder).as_posix()
-        if file.suffix == ".npy":
-            _hash_array(digest, name, read_array(file))
-        elif file.suffix == ".parquet":
-            table = pq.read_table(file)
-            for column in table.column_names:
-                _hash_column(digest, f"{name}/{column}", table[column])
-    return digest.hexdigest()
-
-
-def _hash_array(digest: "hashlib._Hash", name: str, array: NDArray[Any]) -> None:
-    digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
-    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-
-
-def _hash_column(digest: "hashlib._Hash", name: str, column: pa.ChunkedArray) -> None:
-    _hash_array(digest, name, column.is_valid().to_numpy())
-    if not pa.types.is_string(column.type):
-        _hash_array(digest, "value", pc.fill_null(column, 0).to_numpy())
-        return
-    _hash_array(digest, "length", pc.fill_null(pc.binary_length(column), 0).to_numpy())
-    for chunk in pc.fill_null(column, "").chunks:
-        _, ends, texts = chunk.buffers()
-        if texts is not None:
-            offset = np.frombuffer(ends, np.int32)
-            digest.update(memoryview(texts)[offset[chunk.offset] : offset[chunk.offset + len(chunk)]])

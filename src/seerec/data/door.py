@@ -14,6 +14,7 @@ from seerec.atomic import scratch_folder
 from seerec.config import DataSettings, refusal
 from seerec.data import events as contract
 from seerec.data.corpus import Corpus
+from seerec.data.engines import engine_named
 from seerec.data.prepare import write_corpus
 from seerec.data.sources import interactions as interaction_files
 from seerec.data.sources import jdsearch, kuaisar, qilin, simulated, ubi
@@ -49,7 +50,9 @@ def prepare(
     items: Any = None,
     users: Any = None,
     columns: Mapping[str, str] | None = None,
-    memory: str = "4GB",
+    memory: str = "2GB",
+    engine: str = "duckdb",
+    master: str | None = None,
 ) -> Corpus:
     """Prepare a corpus folder.
 
@@ -70,6 +73,10 @@ def prepare(
     columns
         For ``tables`` with unusual names: ``{"user_id": "customer"}`` in every table that has it, ``"searches.query"`` in one.
 
+    engine, master
+        Where the plan's queries run: ``duckdb``, in this process, or ``spark`` at an address such as ``local[2]``. The corpus is
+        the same.
+
     Raises
     ------
     SeerecError
@@ -78,7 +85,7 @@ def prepare(
     target = Path(out)
     if target.exists() and not (target / "manifest.json").is_file() and (target.is_file() or any(target.iterdir())):
         raise SeerecError(f"{target} exists and is not a corpus.", "Choose another --out.")
-    chosen = _settings(settings, {})
+    chosen, run = _settings(settings, {}), engine_named(engine, master)
     tables = {"recommendations": recommendations, "searches": searches, "items": items, "users": users}
     _refuse_foreign(source, {name: table for name, table in tables.items() if table is not None}, paths, options, columns)
     with _interruptible(), _database(target, memory) as connection:
@@ -93,7 +100,7 @@ def prepare(
             events = _READERS[source](connection, **given)
         if source == "simulated" or any((Path(path) / SIMULATED).is_file() for path in paths):
             events = replace(events, source=events.source | {"simulated": True})
-        return write_corpus(events, target, _settings(chosen, events.suggested))
+        return write_corpus(events, target, _settings(chosen, events.suggested), run)
 
 
 @contextmanager

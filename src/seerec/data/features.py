@@ -15,25 +15,27 @@ from seerec.data.files import quoted
 from seerec.data.text import Encoded, Tokeniser, encode
 
 
-def item_features(connection: duckdb.DuckDBPyConnection) -> pa.Table:
-    """Known items in the order of their ids: item, item_id, clicks, pool, title, text and the category columns."""
-    return _joined(connection, "item", "items", "item_id", "k.item, k.item_id, k.clicks, k.pool, f.title, f.text", "k.item")
+def item_features(checked: duckdb.DuckDBPyConnection, items: pa.Table) -> pa.Table:
+    """Known ``items`` (item, item_id, clicks, pool) in the order of their ids, with title, text and the category columns."""
+    return _joined(checked, items, "items", ["title", "text"])
 
 
-def user_features(connection: duckdb.DuckDBPyConnection, users: pa.Table) -> pa.Table:
-    """Known users (``user``, ``user_id``) in the order of their ids, with the category columns."""
-    connection.register("known_user", users)
+def user_features(checked: duckdb.DuckDBPyConnection, users: pa.Table) -> pa.Table:
+    """Known ``users`` (user, user_id) in the order of their ids, with the category columns."""
+    return _joined(checked, users, "users", [])
+
+
+def _joined(checked: duckdb.DuckDBPyConnection, known: pa.Table, features: str, columns: list[str]) -> pa.Table:
+    """``known``, whose first two columns are the number and the id, with columns of the checked table ``features``."""
+    number, key, *_ = known.column_names
+    columns = columns + [name for name in checked.table(features).columns if name.startswith("category_")]
+    selected = ", ".join(["k.*", *(f"f.{quoted(name)}" for name in columns)])
+    checked.register("known", known)
     try:
-        return _joined(connection, "known_user", "users", "user_id", "k.user, k.user_id", 'k."user"')
+        query = f"SELECT {selected} FROM known AS k LEFT JOIN {features} AS f ON f.{key} = k.{key} ORDER BY k.{quoted(number)}"
+        return checked.sql(query).to_arrow_table()
     finally:
-        connection.unregister("known_user")
-
-
-def _joined(connection: duckdb.DuckDBPyConnection, known: str, features: str, key: str, columns: str, order: str) -> pa.Table:
-    names = [name for name in connection.table(features).columns if name.startswith("category_")]
-    selected = ", ".join([columns, *(f"f.{quoted(name)}" for name in names)])
-    query = f"SELECT {selected} FROM {known} AS k LEFT JOIN {features} AS f ON f.{key} = k.{key} ORDER BY {order}"
-    return connection.sql(query).to_arrow_table()
+        checked.unregister("known")
 
 
 def categories(table: pa.Table) -> tuple[list[str], NDArray[np.int32], list[pa.Table]]:

@@ -5,8 +5,6 @@ whatever order their rows arrive. Users, items, words and categories are fitted 
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,23 +18,25 @@ from numpy.typing import NDArray
 from seerec.atomic import atomic_folder, write_json
 from seerec.config import DataSettings
 from seerec.data import candidates
-from seerec.data.corpus import FORMAT, SPLITS, TRAIN, UNKNOWN, Corpus, hash_content
+from seerec.data.corpus import FORMAT, SPLITS, TRAIN, UNKNOWN, Corpus
+from seerec.data.engines import Engine, Tables, in_duckdb
 from seerec.data.events import Events
 from seerec.data.features import item_features, user_features, write_features
+from seerec.data.hashes import checksums, hash_content
 from seerec.data.splits import Bounds, check_bounds, no_clicks, no_targets, split_instants
 from seerec.data.targets import TASKS
 from seerec.data.text import Tokeniser, encode
 from seerec.errors import SeerecError
 
-_SCHEMA = "seerec_plan"
 _FATES = {1: "outside_pool", 2: "repeated", 3: "without_history"}  # of plan/10_fates.sql
 Columns = dict[str, NDArray[Any]]
 
 
-def write_corpus(events: Events, out: Path, settings: DataSettings) -> Corpus:
+def write_corpus(events: Events, out: Path, settings: DataSettings, engine: Engine = in_duckdb) -> Corpus:
     """Prepare checked events as a corpus folder, which appears whole or not at all.
 
     With ``searches = shuffled`` everything (splits, vocabulary, repeats, candidates) follows as if the log had been so.
+    The corpus is the same on every engine.
 
     Raises
     ------
@@ -48,8 +48,8 @@ def write_corpus(events: Events, out: Path, settings: DataSettings) -> Corpus:
     instants = split_instants(settings)
     with atomic_folder(out) as folder:
         parameters = {"settings": settings.model_dump(mode="json"), "format": FORMAT}
-        with _plan_schema(events.connection) as connection:
-            counts, bounds = _run_plan(connection, folder, settings, instants)
+        with engine(events.connection, folder) as tables:
+            counts, bounds = _run_plan(tables, events.connection, folder, settings, instants)
         arrays = Corpus(folder, {})
         sets: dict[str, Any] = {}
         for task in TASKS:
@@ -58,11 +58,13 @@ def write_corpus(events: Events, out: Path, settings: DataSettings) -> Corpus:
                 drawn.save(folder, split)
                 facts = {"hash": drawn.hash, "targets": len(drawn.target), "negatives": settings.negatives}
                 sets[candidates.name_of(split, task)] = facts
+        content_hash = hash_content(folder, parameters)
         write_json(
             folder / "manifest.json",
             {
                 "kind": "seerec-corpus",
-                "content_hash": hash_content(folder, parameters),
+                "content_hash": content_hash,
+                "checksums": checksums(folder, parameters | {"content_hash": content_hash}),
                 "counts": events.counts | counts,
                 "quarantined": _quarantined(events.connection),
                 "bounds": bounds,
@@ -87,76 +89,52 @@ def _tokeniser(settings: DataSettings) -> Tokeniser:
     return Tokeniser(min_word_count=settings.min_word_count, max_words=settings.max_words)
 
 
-@contextmanager
-def _plan_schema(connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A schema of its own for the plan's tables, gone afterwards."""
-    ((before,),) = connection.execute("SELECT current_setting('search_path')").fetchall()
-    connection.execute(f"DROP SCHEMA IF EXISTS {_SCHEMA} CASCADE")
-    connection.execute(f"CREATE SCHEMA {_SCHEMA}")
-    connection.execute(f"SET search_path = '{_SCHEMA},main'")
-    try:
-        yield connection
-    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-        raise SeerecError(
-            f"Memory or disk space ran out while preparing ({str(error).splitlines()[0]}).",
-            "Free some, or prepare on a larger machine.",
-        ) from error
-    finally:
-        connection.execute(f"SET search_path = '{before}'")
-        connection.execute(f"DROP SCHEMA IF EXISTS {_SCHEMA} CASCADE")
-
-
-def _arrays(connection: duckdb.DuckDBPyConnection, query: str) -> Columns:
-    table = connection.sql(query).to_arrow_table()
+def _arrays(tables: Tables, query: str) -> Columns:
+    table = tables.read(query)
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
-def _create(connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> None:
-    connection.register("given", table)
-    connection.execute(f"CREATE TABLE {name} AS SELECT * FROM given")
-    connection.unregister("given")
-
-
 def _run_plan(
-    connection: duckdb.DuckDBPyConnection, folder: Path, settings: DataSettings, instants: Bounds
+    tables: Tables, checked: duckdb.DuckDBPyConnection, folder: Path, settings: DataSettings, instants: Bounds
 ) -> tuple[dict[str, int], Bounds]:
     """Run the SQL files, write arrays and tables into ``folder``; returns the counts and the split's two instants."""
     names = ("split", "repeats", "zero_click", "min_user_clicks", "min_item_clicks", "val_fraction", "test_fraction")
     values = {name: [getattr(settings, name)] for name in names} | {
         name: pa.array([instant], pa.int64()) for name, instant in instants.items()
     }
-    _create(connection, "settings", pa.table(values))
+    tables.create("settings", pa.table(values))
     steps = sorted((resources.files("seerec.data") / "plan").iterdir(), key=lambda step: step.name)
     lexicon: dict[str, int] = {}
     for step in steps:
-        connection.execute(step.read_text())
+        tables.run(step.read_text())
         if step.name == "01_users.sql":
-            _create(connection, "search_owner", _search_owners(connection, settings))
+            tables.create("search_owner", _search_owners(tables, settings))
         elif step.name == "03_bounds.sql":
-            if not _count(connection, "FROM kept_user"):
+            if not _counts(tables, "FROM kept_user")[0]:
                 raise no_clicks(settings)
-            bounds = check_bounds(connection.execute("SELECT val_start, test_start FROM bounds").fetchall())
+            bounds = check_bounds(tables.read("SELECT val_start, test_start FROM bounds").to_pylist())
         elif step.name == "07_queries.sql":
-            texts = connection.sql("SELECT query AS text, uses FROM query_text ORDER BY query").to_arrow_table()
+            texts = tables.read("SELECT query AS text, uses FROM query_text ORDER BY query")
             queries = encode(texts["text"].chunks, lexicon)
             numbers = pa.array(np.arange(len(texts), dtype=np.int32))
             words = pa.array(np.diff(queries.offset))
-            _create(connection, "query_word_count", pa.table({"text": texts["text"], "query": numbers, "words": words}))
+            tables.create("query_word_count", pa.table({"text": texts["text"], "query": numbers, "words": words}))
             pq.write_table(pa.table({"query": numbers, "text": texts["text"]}), folder / "queries.parquet")
-    counts, users = _write_events(connection, folder, settings, bounds)
-    users = user_features(connection, users)
+    counts, users = _write_events(tables, folder, settings, bounds)
+    items = item_features(checked, tables.read("SELECT item, item_id, clicks, pool FROM item ORDER BY item"))
+    users = user_features(checked, users)
     uses, tokeniser = texts["uses"].to_numpy(), _tokeniser(settings)
-    counts |= write_features(folder, item_features(connection), users, queries, uses, lexicon, tokeniser)
+    counts |= write_features(folder, items, users, queries, uses, lexicon, tokeniser)
     quarantine = 'SELECT table_name AS "table", line, reason, content FROM quarantine ORDER BY ALL'
-    pq.write_table(connection.sql(quarantine).to_arrow_table(), folder / "quarantine.parquet")
+    pq.write_table(checked.sql(quarantine).to_arrow_table(), folder / "quarantine.parquet")
     return counts | {"queries": len(texts)}, bounds
 
 
-def _search_owners(connection: duckdb.DuckDBPyConnection, settings: DataSettings) -> pa.Table:
+def _search_owners(tables: Tables, settings: DataSettings) -> pa.Table:
     """Whose searches (``user_id``) belong to which row (``row_id``)."""
     searchers = """SELECT user_id, row_id FROM kept_user
                    WHERE user_id IN (SELECT user_id FROM searches) ORDER BY row_id"""
-    table = connection.sql(searchers).to_arrow_table()
+    table = tables.read(searchers)
     if settings.searches == "none":
         return table.slice(0, 0)
     if settings.searches == "own" or not len(table):
@@ -169,8 +147,10 @@ def _search_owners(connection: duckdb.DuckDBPyConnection, settings: DataSettings
     return table.set_column(1, "row_id", pa.array(owner))
 
 
-def _count(connection: duckdb.DuckDBPyConnection, rest: str) -> int:
-    return int(connection.execute(f"SELECT count(*) {rest}").fetchall()[0][0])
+def _counts(tables: Tables, *rests: str) -> list[int]:
+    """Numbers of rows, one for each ``FROM ...``."""
+    numbers = ", ".join(f"(SELECT count(*) {rest}) AS number_{place}" for place, rest in enumerate(rests))
+    return [int(column[0].as_py()) for column in tables.read(f"SELECT {numbers}").columns]
 
 
 def _offsets(index: NDArray[Any], size: int) -> NDArray[np.int64]:
@@ -184,22 +164,20 @@ def _save(folder: Path, arrays: Columns) -> None:
         np.save(folder / f"{name}.npy", array)
 
 
-def _write_events(
-    connection: duckdb.DuckDBPyConnection, folder: Path, settings: DataSettings, bounds: Bounds
-) -> tuple[dict[str, int], pa.Table]:
+def _write_events(tables: Tables, folder: Path, settings: DataSettings, bounds: Bounds) -> tuple[dict[str, int], pa.Table]:
     """Write rows, clicks and searches; returns the counts and the known users."""
-    rows = connection.sql("SELECT CAST(row_id AS BIGINT) AS row, user_id FROM kept_user ORDER BY row_id").to_arrow_table()
+    rows = tables.read("SELECT CAST(row_id AS BIGINT) AS row, user_id FROM kept_user ORDER BY row_id")
     rec = _arrays(
-        connection,
+        tables,
         "SELECT row_id, item, time, part, recs, searches, fate, CAST(coalesce(announced, -1) AS INTEGER) AS announced "
         "FROM fate ORDER BY row_id, n",
     )
     search = _arrays(
-        connection,
+        tables,
         "SELECT row_id, time, query, training, recs, searches, CAST(coalesce(relevant, -1) AS INTEGER) AS relevant "
         "FROM search_seen ORDER BY row_id, n",
     )
-    click = _arrays(connection, "SELECT row_id, n, item, role FROM search_target ORDER BY row_id, n, place")
+    click = _arrays(tables, "SELECT row_id, n, item, role FROM search_target ORDER BY row_id, n, place")
     rec_offset, search_offset = _offsets(rec["row_id"], len(rows)), _offsets(search["row_id"], len(rows))
     before = np.arange(len(rec["item"])) - rec_offset[rec["row_id"]]
     assert (rec["recs"] <= before).all(), "a click would be in its own history"
@@ -210,13 +188,16 @@ def _write_events(
     known[search["row_id"][search["training"] == 1]] = True
     row_user = np.where(known, np.cumsum(known) + UNKNOWN, UNKNOWN).astype(np.int32)
     role = np.where(rec["fate"] == 0, rec["part"], 0).astype(np.uint8)
+    asked, silent, *clicks = _counts(
+        tables, "FROM search", "FROM posed WHERE clicked = 0", *(f"FROM click WHERE part = {part}" for part in SPLITS.values())
+    )
     counts = {
         "users": len(rows), "known_users": int(known.sum()), "recommendation_clicks": len(role),
         "searches": len(search["time"]), "search_clicks": len(click["item"]),
-        "searches_without_click": _count(connection, "FROM posed WHERE clicked = 0"),
-        "clicks_on_unknown_items": _count(connection, "FROM click") - len(role),
-        "searches_without_word_or_known_click": _count(connection, "FROM search") - len(search["time"]),
-    } | _count_targets(connection, rec, settings, bounds)  # fmt: skip
+        "searches_without_click": silent,
+        "clicks_on_unknown_items": sum(clicks) - len(role),
+        "searches_without_word_or_known_click": asked - len(search["time"]),
+    } | _count_targets(rec, clicks, settings, bounds)  # fmt: skip
     counts |= {f"search_targets_{split}": int((click["role"] == part).sum()) for split, part in SPLITS.items()}
     _save(folder, {
         "row_user": row_user, "rec_offset": rec_offset, "search_offset": search_offset, "rec_item": rec["item"],
@@ -238,21 +219,20 @@ def _write_events(
     return counts, users
 
 
-def _count_targets(connection: duckdb.DuckDBPyConnection, rec: Columns, settings: DataSettings, bounds: Bounds) -> dict[str, int]:
-    """Targets of each split, and the clicks of it that are none, by reason."""
+def _count_targets(rec: Columns, clicks: list[int], settings: DataSettings, bounds: Bounds) -> dict[str, int]:
+    """Targets of each split, and those of its ``clicks`` that are none, by reason."""
     counts = {}
-    for split, part in SPLITS.items():
+    for (split, part), number in zip(SPLITS.items(), clicks, strict=True):
         fate = np.bincount(rec["fate"][rec["part"] == part], minlength=len(_FATES) + 1)
         found = {name: int(fate[number]) for number, name in _FATES.items()}
-        clicks = _count(connection, f"FROM click WHERE part = {part}")
         if part != TRAIN:
-            found["outside_pool"] += clicks - int(fate.sum())
+            found["outside_pool"] += number - int(fate.sum())
         counts[f"targets_{split}"] = int(fate[0])
-        counts |= {f"targets_{split}_{name}": number for name, number in found.items() if part != TRAIN or number}
+        counts |= {f"targets_{split}_{name}": count for name, count in found.items() if part != TRAIN or count}
         if not fate[0]:
             if part == TRAIN:
-                found["on_items_below_min_item_clicks"] = clicks - int(fate.sum())
-            raise no_targets(split, clicks, found, settings, bounds)
+                found["on_items_below_min_item_clicks"] = number - int(fate.sum())
+            raise no_targets(split, number, found, settings, bounds)
     return counts
 
 

@@ -1,6 +1,7 @@
 """The instants of a split, and the errors of a split that leaves nothing to train on or to test."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from seerec.config import DataSettings
 from seerec.errors import SeerecError
@@ -39,8 +40,8 @@ def _instant(name: str, text: str | None) -> int | None:
     return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // timedelta(milliseconds=1)
 
 
-def check_bounds(found: list[tuple[int | None, int]]) -> Bounds:
-    """The two instants in force, from the plan's table ``bounds`` (no row: leave-one-out).
+def check_bounds(found: list[dict[str, Any]]) -> Bounds:
+    """The two instants in force, from the rows of the plan's table ``bounds`` (none: leave-one-out).
 
     Raises
     ------
@@ -49,7 +50,7 @@ def check_bounds(found: list[tuple[int | None, int]]) -> Bounds:
     """
     if not found:
         return {"val_start": None, "test_start": None}
-    ((val_start, test_start),) = found
+    val_start, test_start = found[0]["val_start"], found[0]["test_start"]
     if val_start is None or val_start >= test_start:
         val = "none" if val_start is None else _iso(val_start)
         raise SeerecError(

@@ -13,8 +13,8 @@ items                 title: ``caption``, a list of word ids; categories: the fo
 users                 activity levels and the two anonymous features, as categories
 ===================== =====================================================================================================
 
-Times without a number are read from the text beside it (Beijing time). Splits: the dates that one public program uses
-(protocol.md section 6); where the clicks end tells small from large.
+A time is a number of ms or, in a file without the column of numbers, a text (Beijing time). Splits: the dates that one public
+program uses (protocol.md section 6); where the recommendations end tells small from large.
 """
 
 from collections.abc import Sequence
@@ -49,14 +49,18 @@ SPLITS = {
 }
 _BEIJING = "+08:00"
 _CELLS = "kuaisar_cells"
-_LIST = r"\s*(\[[\d\s,.]*\])?\s*"
+_NUMBER = r"\d+(?:\.0*)?"
+_LIST = rf"\s*(?:\[\s*(?:{_NUMBER}(?:(?:\s*,\s*|\s+){_NUMBER})*)?\s*\])?\s*"
+_STRAY = 0.01
+"""Of the recommendations so many may lie after the small set's end: a few wrong times do not make it the large one."""
 
 
 def read(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -> Events:
     """Read KuaiSAR as unpacked, or its archive.
 
     Besides the contract's reasons rows are refused as ``user_not_a_number``, ``item_not_a_number``,
-    ``search_not_a_number`` (ids are whole and not negative), ``query_not_a_list`` and ``caption_not_a_list``.
+    ``search_missing``, ``search_not_a_number`` (ids are whole and not negative), ``query_not_a_list`` and
+    ``caption_not_a_list``.
 
     Raises
     ------
@@ -70,8 +74,8 @@ def read(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -> Events
             _take(connection, found[name], table, columns, refusals)
     source: dict[str, Any] = {"name": "kuaisar", "files": sorted(found)}
     events = check(connection, source, earliest=EARLIEST)
-    ((last,),) = connection.execute("SELECT max(timestamp) FROM recommendations").fetchall()
-    size = "small" if last < SMALL_ENDS else "large"
+    ((later,),) = connection.execute(f"SELECT avg((timestamp >= {SMALL_ENDS})::DOUBLE) FROM recommendations").fetchall()
+    size = "large" if later > _STRAY else "small"
     suggested = {"split": "chronological", "zero_click": "first-shown", **SPLITS[size]}
     return Events(connection, events.source | {"size": size}, events.counts, suggested)
 
@@ -101,18 +105,14 @@ def _id(column: str, what: str) -> tuple[tuple[str, str], str]:
 
 
 def _time(column: str) -> tuple[tuple[str, str], str]:
-    """Ms UTC of a number or of a text in Beijing time, as its column's name says."""
-    if column.lower().endswith("time"):
-        value = time_of_text(column, _BEIJING)
-        why = "'time_not_a_number'"
-    else:
-        given = number(column)
-        value = f"CASE WHEN abs({given}) < 1e18 AND {given} = trunc({given}) THEN {given}::BIGINT END"
-        why = (
-            f"CASE WHEN {given} IS NULL OR NOT isfinite({given}) THEN 'time_not_a_number' "
-            f"WHEN abs({given}) < 1e18 THEN 'time_not_whole' ELSE 'time_out_of_range' END"
-        )
-    return (column, value), f"WHEN ({value}) IS NULL THEN CASE WHEN {blank(column)} THEN 'time_missing' ELSE {why} END"
+    """Ms UTC of a number, or of a text in Beijing time."""
+    given = number(column)
+    value = f"""CASE WHEN {given} IS NULL THEN {time_of_text(column, _BEIJING)}
+                     WHEN abs({given}) < 1e18 AND {given} = trunc({given}) THEN {given}::BIGINT END"""
+    why = f"""CASE WHEN {blank(column)} THEN 'time_missing'
+                   WHEN {given} IS NULL OR NOT isfinite({given}) THEN 'time_not_a_number'
+                   WHEN abs({given}) < 1e18 THEN 'time_not_whole' ELSE 'time_out_of_range' END"""
+    return (column, value), f"WHEN ({value}) IS NULL THEN {why}"
 
 
 def _recommendations(path: Path) -> _Plan:
@@ -141,10 +141,16 @@ def _searches(path: Path) -> _Plan:
     clicks = whole(found["clicks"])
     columns = {
         "user_id": user, "search_id": search, "item_id": (found["item"], item), "timestamp": time,
-        "query": (found["query"], quoted(found["query"])), "clicked": (found["clicks"], f"{number(found['clicks'])} > 0"),
+        "query": _words(found["query"]), "clicked": (found["clicks"], f"{number(found['clicks'])} > 0"),
     }  # fmt: skip
     unreadable = [f"WHEN ({clicks}) IS NULL THEN 'clicked_unreadable'", _no_list(found["query"], "query")]
     return "searches", columns, [no_user, no_search, no_item, no_time, *unreadable]
+
+
+def _words(column: str) -> tuple[str, str]:
+    """A list of word ids as text, ``[3.0]`` being ``[3]``."""
+    words = quoted(column)
+    return column, f"CASE WHEN contains({words}, '.') THEN regexp_replace({words}, '\\.0*', '', 'g') ELSE {words} END"
 
 
 def _no_list(column: str, what: str) -> str:
@@ -156,7 +162,7 @@ def _items(path: Path) -> _Plan:
     wanted = {name: [name] for name in ("item_id", "caption", *(f"{level}_level_category_id" for level in LEVELS))}
     found = columns_in(path, wanted)
     item, no_item = _id(found["item_id"], "item")
-    columns = {"item_id": item, "title": (found["caption"], quoted(found["caption"]))}
+    columns = {"item_id": item, "title": _words(found["caption"])}
     for level in LEVELS:
         column = found[f"{level}_level_category_id"]
         columns[f"category_{level}"] = column, _value(column)

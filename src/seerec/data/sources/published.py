@@ -4,6 +4,7 @@ Platforms that publish such logs began after 2000, so earlier times are errors o
 """
 
 import contextlib
+import gzip
 import lzma
 import tarfile
 import tempfile
@@ -20,7 +21,10 @@ from seerec.errors import SeerecError
 EARLIEST = 946_684_800_000
 """2000-01-01 in ms UTC."""
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError)
+_BROKEN = (
+    zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError,
+    NotImplementedError,
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -30,8 +34,10 @@ def unpacked(paths: Sequence[Path], suffixes: Collection[str]) -> Iterator[list[
     Raises
     ------
     SeerecError
-        A path does not exist, or an archive is damaged.
+        There is no path, one does not exist, or an archive is damaged.
     """
+    if not paths:
+        raise SeerecError("There is no path to read.", "Give the folder as unpacked, or the archive.")
     with contextlib.ExitStack() as stack:
         files: list[Path] = []
         for path in paths:
@@ -71,8 +77,12 @@ def _unpack(archive: Path, suffixes: Collection[str], stack: contextlib.ExitStac
             with tarfile.open(archive) as tape:
                 members = [member for member in tape if member.isfile() and member.name.lower().endswith(wanted)]
                 tape.extractall(folder, members, filter="data")
+                while tape.fileobj is not None and tape.fileobj.read(1 << 20):
+                    pass  # the checksum of what was compressed stands at its end
     except _BROKEN as error:
-        raise SeerecError(f"{archive} cannot be unpacked ({error}).", "Check that the whole archive was copied.") from error
+        known = not isinstance(error, tarfile.ReadError) and str(error)  # tarfile lists all kinds of archives that it is not
+        reason = known.splitlines()[0] if known else "it is damaged, or no archive"
+        raise SeerecError(f"{archive} cannot be unpacked ({reason}).", "Check that the whole archive was copied.") from error
     except OSError as error:
         raise SeerecError(f"{archive} cannot be unpacked: {error.strerror or error}.", "Unpack it yourself.") from error
     return folder
