@@ -7,17 +7,27 @@ import codecs
 import csv
 import glob
 import gzip
+import io
 import re
-from collections.abc import Collection, Sequence
+import tempfile
+import zlib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 
+from seerec.atomic import named_disk_errors
 from seerec.errors import SeerecError
 
 _DELIMITERS = ",\t;|"
 _TABULAR = "Give a CSV, TSV or Parquet file."
-_TEMPORARY = ("csv_rows", "csv_rejects", "csv_scans", "gap")
+_TEMPORARY = ("csv_rows", "csv_rejects", "csv_scans", "malformed", "blank", "gap")
+_STOP = "ignore_errors = false"  # what a scan does at a malformed line
+_SKIP = "ignore_errors = true"
+_KEEP = "store_rejects = true, rejects_table = 'csv_rejects', rejects_scan = 'csv_scans'"
+_SURPLUS = 4
+_JOINED = chr(31)
 
 
 def quoted(name: str) -> str:
@@ -48,8 +58,7 @@ def header(path: Path) -> list[str]:
     SeerecError
         The file is missing, empty, not text in UTF-8, not tabular, or its header names a column twice.
     """
-    names = _parquet_names(path) if _is_parquet(path) else next(csv.reader([_first_line(path)], delimiter=_sniff(path)))
-    names = tidy(names)
+    names = tidy(_parquet_names(path) if _is_parquet(path) else _text_names(path))
     refuse_twice(str(path), names)
     return names
 
@@ -59,7 +68,10 @@ def refuse_twice(table: str, names: Sequence[str]) -> None:
     lowered = [name.lower() for name in names]
     twice = [name for name in names if lowered.count(name.lower()) > 1]
     if twice:
-        raise SeerecError(f"{table} names the column {twice[0]} twice.", "Rename or drop one of the two columns.")
+        fix = "Rename or drop one of the two columns."
+        if re.fullmatch(r"[\d.]+", twice[0]):
+            fix = "Put the column names on the first line."
+        raise SeerecError(f"{table} names the column {twice[0]} twice.", fix)
 
 
 def read_file(connection: duckdb.DuckDBPyConnection, path: Path, name: str, keep: Collection[str] | None = None) -> None:
@@ -82,11 +94,11 @@ def read_file(connection: duckdb.DuckDBPyConnection, path: Path, name: str, keep
         _read_parquet(connection, path, name, names, wanted)
     else:
         _read_text(connection, path, name, names, wanted)
-    ((rows,),) = connection.execute(
-        f"SELECT count(*) FROM {quoted(name)}"
-    ).fetchall()  # an open result would block the next table
-    if not rows:
-        raise SeerecError(f"{path} has a header but no readable rows.", "Check that the whole file was copied.")
+    if not connection.execute(f"FROM {quoted(name)} LIMIT 1").fetchall():  # an open result would block the next table
+        bad = "SELECT min(line) FROM quarantine WHERE table_name = $1 AND reason = 'malformed_line'"
+        ((line,),) = connection.execute(bad, [name.removeprefix("raw_")]).fetchall()
+        why = f": line {line} does not split into the header's {len(names)} columns" if line else ""
+        raise SeerecError(f"{path} has a header but no readable rows{why}.", "Check that the whole file was copied.")
 
 
 def _is_parquet(path: Path) -> bool:
@@ -119,12 +131,19 @@ def _first_line(path: Path) -> str:
             f"{path} is {encoding}, not UTF-8 text.", f"Save it as UTF-8, for example with `iconv -f {encoding} -t UTF-8`."
         )
     try:
-        decoded = line.decode("utf-8-sig").rstrip("\r\n")
+        decoded = line.decode("utf-8-sig").replace("\r", "\n").split("\n")[0]  # some files end their lines in CR alone
     except UnicodeDecodeError as error:
         raise _not_utf8(path, 1) from error
     if "\0" in decoded or decoded.startswith(("PK\x03", "{", "[")):
         raise SeerecError(f"{path} is not a table of delimited text.", _TABULAR)
     return decoded
+
+
+def _text_names(path: Path) -> list[str]:
+    try:
+        return next(csv.reader([_first_line(path)], delimiter=_sniff(path)))
+    except csv.Error as error:
+        raise SeerecError(f"{path} does not start with a header line ({error}).", _TABULAR) from error
 
 
 def _not_utf8(path: Path, line: int) -> SeerecError:
@@ -163,67 +182,151 @@ def _read_parquet(connection: duckdb.DuckDBPyConnection, path: Path, name: str, 
         raise _damaged(path, error) from error
 
 
+@dataclass(frozen=True)
+class _Text:
+    """A file of delimited text on its way into the connection."""
+
+    connection: duckdb.DuckDBPyConnection
+    path: Path
+    names: list[str]
+    wanted: list[str]
+    delimiter: str
+
+
 def _read_text(connection: duckdb.DuckDBPyConnection, path: Path, name: str, names: list[str], wanted: list[str]) -> None:
-    """Quotes are read as quotes, unless reading them as plain characters leaves fewer malformed lines.
+    """Quotes are read as quotes, unless more rows are readable when they are plain characters.
 
     In tab-separated files, which often do not quote, also unless a quoted value spans lines and need not.
     """
-    rejects, breaks = _scan(connection, path, names, wanted, '"')
+    log = _Text(connection, path, names, wanted, _sniff(path))
+    quote, whole = '"', _scan_whole(log, '"')
+    if whole and log.delimiter == "\t" and _spans_lines(log):
+        quote = "" if _scan_whole(log, "") else quote
+        whole = not quote or _scan_whole(log, quote)
+    elif not whole and _scan(log, "", _SKIP) > _scan(log, '"', _SKIP):
+        quote, whole = "", _scan_whole(log, "")
     columns = ", ".join(quoted(column) for column in wanted)
-    if rejects or breaks:
-        plain, _ = _scan(connection, path, names, wanted, "")
-        if plain < rejects or (plain == 0 and _sniff(path) == "\t"):
-            unwrapped = "CASE WHEN {0} LIKE '\"%_\"' THEN nullif(replace({0}[2:-2], '\"\"', '\"'), '') ELSE {0} END AS {0}"
-            columns = ", ".join(unwrapped.format(quoted(column)) for column in wanted)
-        else:
-            _scan(connection, path, names, wanted, '"')
-    bad = connection.execute("SELECT min(line) FROM csv_rejects WHERE error_type = 'INVALID ENCODING'").fetchone()
-    if bad and bad[0] is not None:
-        raise _not_utf8(path, bad[0])
-    connection.execute(
-        """
-        CREATE TEMP TABLE gap AS  -- malformed lines up to now, by the last good row before them
-        SELECT line::BIGINT - 1 - number AS good, max(number) AS skipped FROM (
-            SELECT line, row_number() OVER (ORDER BY line) AS number FROM (SELECT DISTINCT line FROM csv_rejects))
-        GROUP BY good"""
-    )
-    skipped = (
-        f"SELECT number + 1 + coalesce(skipped, 0) AS line, {columns} FROM (SELECT rowid + 1 AS number, * FROM csv_rows) AS good "
-        "ASOF LEFT JOIN gap ON number > gap.good ORDER BY number"
-    )
-    rows = skipped if rejects else f"SELECT rowid + 2 AS line, {columns} FROM csv_rows"
+    if not quote:
+        unwrapped = "CASE WHEN {0} LIKE '\"%_\"' THEN nullif(replace({0}[2:-2], '\"\"', '\"'), '') ELSE {0} END AS {0}"
+        columns = ", ".join(unwrapped.format(quoted(column)) for column in wanted)
+    rows = f"SELECT rowid + 2 AS line, {columns} FROM csv_rows"
+    if not whole:
+        _scan_malformed(log, quote, name.removeprefix("raw_"))
+        rows = f"""
+            SELECT number + 1 + coalesce(skipped, 0) AS line, {columns}
+            FROM (SELECT rowid + 1 AS number, * FROM csv_rows) AS good
+            ASOF LEFT JOIN gap ON number > gap.good ORDER BY number"""
     connection.execute(f"CREATE TABLE {quoted(name)} AS {rows}")
-    connection.execute(
-        """
-        INSERT INTO quarantine
-        SELECT $table, line, 'malformed_line', min(trim(csv_line, chr(13) || chr(10)))
-        FROM csv_rejects GROUP BY line ORDER BY line
-        """,
-        {"table": name.removeprefix("raw_")},
-    )
     for table in _TEMPORARY:
         connection.execute(f"DROP TABLE IF EXISTS {table}")
 
 
-def _scan(connection: duckdb.DuckDBPyConnection, path: Path, names: list[str], wanted: list[str], quote: str) -> tuple[int, bool]:
-    """Fill ``csv_rows`` and ``csv_rejects``; return the number of malformed lines and (tabs) whether a value spans lines."""
-    columns = ", ".join(f"{text(column)}: 'VARCHAR'" for column in names)
-    chosen = ", ".join(quoted(column) for column in wanted)
+def _scan(log: _Text, quote: str, errors: str, copy: Path | None = None) -> int:
+    """Fill ``csv_rows`` from the file, or from a copy of it; returns the number of rows."""
+    columns = ", ".join(f"{text(column)}: 'VARCHAR'" for column in log.names)
+    chosen = ", ".join(quoted(column) for column in log.wanted)
+    marks = f"delim = {text(log.delimiter)}, quote = {text(quote)}, escape = {text(quote)}"
     for strict in ("true", "false"):  # strict reading refuses a file that mixes line endings
         for table in _TEMPORARY:
-            connection.execute(f"DROP TABLE IF EXISTS {table}")
+            log.connection.execute(f"DROP TABLE IF EXISTS {table}")
         try:
-            connection.execute(f"""
+            log.connection.execute(f"""
                 CREATE TEMP TABLE csv_rows AS SELECT {chosen} FROM read_csv(
-                    {text(glob.escape(str(path)))}, auto_detect = false, header = true, columns = {{{columns}}},
-                    strict_mode = {strict}, delim = {text(_sniff(path))}, quote = {text(quote)}, escape = {text(quote)},
-                    store_rejects = true, rejects_limit = 0, rejects_table = 'csv_rejects', rejects_scan = 'csv_scans')""")
+                    {text(glob.escape(str(copy or log.path)))}, auto_detect = false, header = true, columns = {{{columns}}},
+                    strict_mode = {strict}, {marks}, {errors})""")
             break
+        except (duckdb.OutOfMemoryException, duckdb.InterruptException):
+            raise
         except duckdb.Error as error:
-            if strict == "false":
-                raise _damaged(path, error) from error
-    spans = " OR ".join(f"contains({quoted(column)}, chr(10))" for column in wanted if _sniff(path) == "\t") or "false"
-    found = connection.execute(
-        f"SELECT (SELECT count(DISTINCT line) FROM csv_rejects), (SELECT bool_or({spans}) FROM csv_rows)"
-    ).fetchone()
-    return (int(found[0]), bool(found[1])) if found else (0, False)
+            if strict == "false" or errors == _STOP:
+                raise _damaged(log.path, error) from error
+    ((rows,),) = log.connection.execute("SELECT count(*) FROM csv_rows").fetchall()
+    return int(rows)
+
+
+def _scan_whole(log: _Text, quote: str) -> bool:
+    """Fill ``csv_rows``, and return True, if no line is malformed."""
+    try:
+        _scan(log, quote, _STOP)
+    except SeerecError:
+        return False
+    return True
+
+
+def _spans_lines(log: _Text) -> bool:
+    spans = " OR ".join(f"contains({quoted(column)}, chr(10))" for column in log.wanted) or "false"
+    return log.connection.execute(f"SELECT bool_or({spans}) FROM csv_rows").fetchone() == (True,)
+
+
+def _scan_malformed(log: _Text, quote: str, table: str) -> None:
+    """Fill ``csv_rows``, ``quarantine`` and ``gap``: the malformed lines up to now, by the last good row before them.
+
+    DuckDB keeps an error with its line for every column too many. So lines with many are read from a copy in which they have
+    few; and where no line is good, some errors are enough.
+    """
+    execute = log.connection.execute
+    blank, crowded = _odd_lines(log, quote)
+    with tempfile.TemporaryDirectory(prefix="seerec-") as folder, named_disk_errors(Path(folder)):
+        copy = _tamed(log, crowded, Path(folder) / "tamed.csv") if crowded else None
+        limit = 0 if _scan(log, quote, _SKIP, copy) else 1000
+        _scan(log, quote, f"{_KEEP}, rejects_limit = {limit}", copy)
+    bad = execute("SELECT min(line) FROM csv_rejects WHERE error_type = 'INVALID ENCODING'").fetchone()
+    if bad and bad[0] is not None:
+        raise _not_utf8(log.path, bad[0])
+    execute(f"""
+        CREATE TEMP TABLE malformed AS SELECT
+            line::BIGINT AS line, replace(min(trim(csv_line, chr(13) || chr(10))), '{_JOINED}', {text(log.delimiter)}) AS content
+        FROM csv_rejects GROUP BY line""")
+    if blank:
+        execute("CREATE TEMP TABLE blank AS SELECT unnest($1) AS line, generate_subscripts($1, 1) AS blanks", [blank])
+        execute("""
+            CREATE OR REPLACE TEMP TABLE malformed AS SELECT malformed.line - coalesce(blanks, 0) AS line, content
+            FROM malformed ASOF LEFT JOIN blank ON malformed.line > blank.line""")
+    execute("INSERT INTO quarantine SELECT $1, line, 'malformed_line', content FROM malformed ORDER BY line", [table])
+    execute("""
+        CREATE TEMP TABLE gap AS
+        SELECT line - 1 - number AS good, max(number) AS skipped
+        FROM (SELECT line, row_number() OVER (ORDER BY line) AS number FROM malformed) GROUP BY good""")
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a text file without their ends; bytes that are not UTF-8 survive."""
+    with (
+        gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as opened,
+        io.TextIOWrapper(opened, encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        for line in file:
+            yield line.removesuffix("\n")
+
+
+def _odd_lines(log: _Text, quote: str) -> tuple[list[int], set[int]]:
+    """Numbers of blank lines, as DuckDB counts lines (not within quotes), and places of lines with many columns too many."""
+    blank: list[int] = []
+    crowded: set[int] = set()
+    number, inside, limit = 1, False, len(log.names) + _SURPLUS
+    try:
+        for place, line in enumerate(_lines(log.path)):
+            if not line and not inside:
+                blank.append(number)
+            if line.count(log.delimiter) > limit:
+                plain = re.sub(f"{quote}[^{quote}]*{quote}", "", line) if quote else line
+                if plain.count(log.delimiter) > limit:
+                    crowded.add(place)
+                    line = ""  # its quotes go, too
+            inside ^= bool(quote) and line.count(quote) % 2 == 1
+            number += not inside
+    except (OSError, EOFError, zlib.error) as error:
+        raise _damaged(log.path, error) from error
+    return blank, crowded
+
+
+def _tamed(log: _Text, crowded: set[int], copy: Path) -> Path:
+    """Write a copy in which the lines at ``crowded`` have one column too many, and no quotes."""
+    width = len(log.names)
+    with copy.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        for place, line in enumerate(_lines(log.path)):
+            if place in crowded:
+                cells = line.replace('"', "").split(log.delimiter)
+                line = log.delimiter.join([*cells[:width], _JOINED.join(cells[width:])])
+            file.write(f"{line}\n")
+    return copy

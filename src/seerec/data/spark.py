@@ -107,7 +107,7 @@ class _Spark:
         parts = sorted(self.file("answer").glob("part-*.parquet"))  # numbered in the order of the rows
         table = pa.concat_tables([pq.read_table(part) for part in parts])
         shutil.rmtree(self.file("answer"))
-        return table
+        return table.cast(pa.schema([pa.field(column.name, column.type) for column in table.schema]))  # without Spark's notes
 
     def _write(self, name: str, query: "Expression") -> "DataFrame":
         frame = self._session.sql(query.sql("spark", identify=True, comments=False))
