@@ -106,3 +106,32 @@ def test_an_item_of_the_future_is_no_candidate_and_counted_as_a_target_left_out(
     items = corpus.table("items").to_pydict()
     canary = [item for item, name in zip(items["item"], items["item_id"], strict=True) if name == CANARY]
     assert not any(corpus.item_pool[item] or corpus.item_count[item] for item in canary)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_where_every_time_ties_no_target_sees_itself_or_its_like(tmp_path, split):
+    """Eight clicks a millisecond, some on one item; a history is what happened before, whatever the order of the rows."""
+    draw, clicks, searches = random.Random(1), [], []
+    moments = [START, START + 5 * DAY, START + 6 * DAY, START + 7 * DAY]
+    for u in range(20):
+        for time in moments:
+            items = [f"i{draw.randrange(40)}" for _ in range(7)]
+            rows = [{"user_id": f"u{u}", "timestamp": time, "item_id": item} for item in [*items, items[0]]]
+            clicks += [row | {"request_id": f"{time} {place}"} for place, row in enumerate(rows)]
+            searches += [row | {"search_id": f"{time} {place}", "query": row["item_id"]} for place, row in enumerate(rows)]
+    draw.shuffle(clicks)
+    log = {"recommendations": pd.DataFrame(clicks), "searches": pd.DataFrame(searches)}
+    settings = SPLITS[split] | {"negatives": 20, "repeats": "keep"}
+    corpus = seerec.prepare(tmp_path / "corpus", settings=settings, **log)
+    looked = 0
+    for part in ("train", "val", "test"):
+        for target in corpus.targets(part):
+            row, time = corpus.rec_row[target], corpus.rec_time[target]
+            first, asked = corpus.rec_offset[row], corpus.search_offset[row]
+            seen, known = corpus.rec_seen[target], corpus.rec_search_seen[target]
+            number = 8 * moments.index(time)
+            assert (seen, known) == (number, number)
+            assert (corpus.rec_time[first : first + seen] < time).all()
+            assert (corpus.search_time[asked : asked + known] < time).all()
+            looked += 1
+    assert looked > 20 * 8
