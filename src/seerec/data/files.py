@@ -12,6 +12,7 @@ import re
 import tempfile
 import zlib
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from seerec.errors import SeerecError
 
 _DELIMITERS = ",\t;|"
 _TABULAR = "Give a CSV, TSV or Parquet file."
-_TEMPORARY = ("csv_rows", "csv_rejects", "csv_scans", "malformed", "blank", "gap")
+_TEMPORARY = ("csv_cells", "csv_rows", "csv_rejects", "csv_scans", "malformed", "blank", "gap")
 _STOP = "ignore_errors = false"  # what a scan does at a malformed line
 _SKIP = "ignore_errors = true"
 _KEEP = "store_rejects = true, rejects_table = 'csv_rejects', rejects_scan = 'csv_scans'"
@@ -74,12 +75,13 @@ def refuse_twice(table: str, names: Sequence[str]) -> None:
         raise SeerecError(f"{table} names the column {twice[0]} twice.", fix)
 
 
-def read_file(connection: duckdb.DuckDBPyConnection, path: Path, name: str, keep: Collection[str] | None = None) -> None:
-    """Make the table ``name`` (``line BIGINT``, then the file's columns, or those of ``keep``) from a CSV, TSV or Parquet file.
+@contextmanager
+def scanned(connection: duckdb.DuckDBPyConnection, path: Path, table: str, keep: Collection[str] | None = None) -> Iterator[str]:
+    """Name of a relation (``line BIGINT``, then the file's columns, or those of ``keep``) that is gone when the block ends.
 
     CSV columns are all text and empty values are NULL. ``line`` is the record's number in the file, the header being 1
     (blank lines and line breaks inside quotes do not count); in Parquet it is the row's number from 1. Rows stay in
-    file order. Malformed lines go to ``quarantine`` as rows of the table ``name`` without the prefix ``raw_``.
+    file order. Malformed lines go to ``quarantine`` as rows of ``table``. One file is open at a time.
 
     Raises
     ------
@@ -89,16 +91,31 @@ def read_file(connection: duckdb.DuckDBPyConnection, path: Path, name: str, keep
     names = header(path)
     wanted = [column for column in names if column.lower() != "line" and (keep is None or column in keep)]
     create_quarantine(connection)
-    connection.execute(f"DROP TABLE IF EXISTS {quoted(name)}")
-    if _is_parquet(path):
-        _read_parquet(connection, path, name, names, wanted)
-    else:
-        _read_text(connection, path, name, names, wanted)
-    if not connection.execute(f"FROM {quoted(name)} LIMIT 1").fetchall():  # an open result would block the next table
+    _drop_temporary(connection)
+    cells = (
+        _read_parquet(connection, path, names, wanted)
+        if _is_parquet(path)
+        else _read_text(connection, path, table, names, wanted)
+    )
+    if not connection.execute(f"FROM {cells} LIMIT 1").fetchall():  # an open result would block the next table
         bad = "SELECT min(line) FROM quarantine WHERE table_name = $1 AND reason = 'malformed_line'"
-        ((line,),) = connection.execute(bad, [name.removeprefix("raw_")]).fetchall()
+        ((line,),) = connection.execute(bad, [table]).fetchall()
         why = f": line {line} does not split into the header's {len(names)} columns" if line else ""
         raise SeerecError(f"{path} has a header but no readable rows{why}.", "Check that the whole file was copied.")
+    yield cells
+    _drop_temporary(connection)
+
+
+def read_file(connection: duckdb.DuckDBPyConnection, path: Path, name: str, keep: Collection[str] | None = None) -> None:
+    """Make the table ``name`` of what `scanned` finds; ``name`` without the prefix ``raw_`` stands in ``quarantine``."""
+    with scanned(connection, path, name.removeprefix("raw_"), keep) as cells:
+        connection.execute(f"CREATE OR REPLACE TABLE {quoted(name)} AS FROM {cells}")
+
+
+def _drop_temporary(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute("DROP VIEW IF EXISTS numbered_rows")
+    for table in _TEMPORARY:
+        connection.execute(f"DROP TABLE IF EXISTS {table}")
 
 
 def _is_parquet(path: Path) -> bool:
@@ -169,17 +186,18 @@ def _parquet_names(path: Path) -> list[str]:
         raise _damaged(path, error) from error
 
 
-def _read_parquet(connection: duckdb.DuckDBPyConnection, path: Path, name: str, names: list[str], wanted: list[str]) -> None:
+def _read_parquet(connection: duckdb.DuckDBPyConnection, path: Path, names: list[str], wanted: list[str]) -> str:
     columns = ", ".join(
         f"{quoted(old)} AS {quoted(new)}" for old, new in zip(_parquet_names(path), names, strict=True) if new in wanted
     )
     try:
         connection.execute(
-            f"CREATE TABLE {quoted(name)} AS SELECT file_row_number + 1 AS line, {columns} "
+            f"CREATE TEMP TABLE csv_cells AS SELECT file_row_number + 1 AS line, {columns} "
             f"FROM read_parquet({text(glob.escape(str(path)))}, file_row_number = true) ORDER BY line"
         )
     except duckdb.Error as error:
         raise _damaged(path, error) from error
+    return "csv_cells"
 
 
 @dataclass(frozen=True)
@@ -193,7 +211,7 @@ class _Text:
     delimiter: str
 
 
-def _read_text(connection: duckdb.DuckDBPyConnection, path: Path, name: str, names: list[str], wanted: list[str]) -> None:
+def _read_text(connection: duckdb.DuckDBPyConnection, path: Path, table: str, names: list[str], wanted: list[str]) -> str:
     """Quotes are read as quotes, unless more rows are readable when they are plain characters.
 
     In tab-separated files, which often do not quote, also unless a quoted value spans lines and need not.
@@ -209,16 +227,16 @@ def _read_text(connection: duckdb.DuckDBPyConnection, path: Path, name: str, nam
     if not quote:
         unwrapped = "CASE WHEN {0} LIKE '\"%_\"' THEN nullif(replace({0}[2:-2], '\"\"', '\"'), '') ELSE {0} END AS {0}"
         columns = ", ".join(unwrapped.format(quoted(column)) for column in wanted)
-    rows = f"SELECT rowid + 2 AS line, {columns} FROM csv_rows"
-    if not whole:
-        _scan_malformed(log, quote, name.removeprefix("raw_"))
-        rows = f"""
-            SELECT number + 1 + coalesce(skipped, 0) AS line, {columns}
-            FROM (SELECT rowid + 1 AS number, * FROM csv_rows) AS good
-            ASOF LEFT JOIN gap ON number > gap.good ORDER BY number"""
-    connection.execute(f"CREATE TABLE {quoted(name)} AS {rows}")
-    for table in _TEMPORARY:
-        connection.execute(f"DROP TABLE IF EXISTS {table}")
+    if whole:  # the usual case, and files are large: nothing is written twice
+        connection.execute(f"CREATE TEMP VIEW numbered_rows AS SELECT rowid + 2 AS line, {columns} FROM csv_rows")
+        return "numbered_rows"
+    _scan_malformed(log, quote, table)
+    connection.execute(f"""
+        CREATE TEMP TABLE csv_cells AS
+        SELECT number + 1 + coalesce(skipped, 0) AS line, {columns}
+        FROM (SELECT rowid + 1 AS number, * FROM csv_rows) AS good
+        ASOF LEFT JOIN gap ON number > gap.good ORDER BY number""")
+    return "csv_cells"
 
 
 def _scan(log: _Text, quote: str, errors: str, copy: Path | None = None) -> int:
@@ -227,8 +245,7 @@ def _scan(log: _Text, quote: str, errors: str, copy: Path | None = None) -> int:
     chosen = ", ".join(quoted(column) for column in log.wanted)
     marks = f"delim = {text(log.delimiter)}, quote = {text(quote)}, escape = {text(quote)}"
     for strict in ("true", "false"):  # strict reading refuses a file that mixes line endings
-        for table in _TEMPORARY:
-            log.connection.execute(f"DROP TABLE IF EXISTS {table}")
+        _drop_temporary(log.connection)
         try:
             log.connection.execute(f"""
                 CREATE TEMP TABLE csv_rows AS SELECT {chosen} FROM read_csv(

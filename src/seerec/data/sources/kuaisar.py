@@ -24,7 +24,7 @@ from typing import Any
 import duckdb
 
 from seerec.data.events import Events, check
-from seerec.data.files import quoted, read_file
+from seerec.data.files import quoted, scanned
 from seerec.data.sources.published import (
     EARLIEST,
     blank,
@@ -48,7 +48,6 @@ SPLITS = {
     "large": {"val_start": "2023-06-03T00:00:00+08:00", "test_start": "2023-06-05T00:00:00+08:00"},
 }
 _BEIJING = "+08:00"
-_CELLS = "kuaisar_cells"
 _NUMBER = r"\d+(?:\.0*)?"
 _LIST = rf"\s*(?:\[\s*(?:{_NUMBER}(?:(?:\s*,\s*|\s+){_NUMBER})*)?\s*\])?\s*"
 _STRAY = 0.01
@@ -65,7 +64,7 @@ def read(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -> Events
     Raises
     ------
     SeerecError
-        Files or columns are missing, or as `read_file` and `check`.
+        Files or columns are missing, or as `scanned` and `check`.
     """
     with unpacked(paths, (".csv", ".csv.gz")) as files:
         found = by_name(files, FILES, ", ".join(str(path) for path in paths))
@@ -88,13 +87,11 @@ def _take(
     connection: duckdb.DuckDBPyConnection, path: Path, table: str, columns: dict[str, tuple[str, str]], refusals: list[str]
 ) -> None:
     """``raw_TABLE`` from a file, with what its cells hold by this format."""
-    read_file(connection, path, f"raw_{_CELLS}", [column for column, _ in columns.values()])
-    connection.execute("UPDATE quarantine SET table_name = $table WHERE table_name = $cells", {"table": table, "cells": _CELLS})
     selected = ", ".join(f"{value} AS {name}" for name, (_, value) in columns.items())
-    connection.execute(f"""
-        CREATE TABLE raw_{table} AS SELECT line, {selected}, CASE {" ".join(refusals)} END AS refused FROM raw_{_CELLS}""")
-    refuse(connection, table, f"raw_{_CELLS}")
-    connection.execute(f"DROP TABLE raw_{_CELLS}")
+    with scanned(connection, path, table, [column for column, _ in columns.values()]) as cells:
+        connection.execute(f"""
+            CREATE TABLE raw_{table} AS SELECT line, {selected}, CASE {" ".join(refusals)} END AS refused FROM {cells}""")
+        refuse(connection, table, cells)
 
 
 def _id(column: str, what: str) -> tuple[tuple[str, str], str]:
