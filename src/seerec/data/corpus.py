@@ -198,7 +198,7 @@ class Corpus:
     @property
     def items(self) -> int:
         """Size of the item table, ids 0 and 1 included."""
-        return int(self.item_category.shape[0])
+        return int(self.item_count.shape[0])
 
     @property
     def words(self) -> int:

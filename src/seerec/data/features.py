@@ -87,8 +87,6 @@ def write_features(
         "query_word": word_of_code[queries.code],
         "item_text_offset": np.concatenate([head, texts.offset]),
         "item_text_word": word_of_code[texts.code],
-        "item_count": np.concatenate([head, items["clicks"].to_numpy()]),
-        "item_pool": np.concatenate([head, items["pool"].to_numpy()]).astype(bool),
         "item_category": item_category,
         "user_category": user_category,
     }

@@ -5,6 +5,8 @@ whatever order their rows arrive. Users, items, words and categories are fitted 
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,14 @@ from numpy.typing import NDArray
 from seerec.atomic import atomic_folder, write_json
 from seerec.config import DataSettings
 from seerec.data import candidates
-from seerec.data.corpus import FORMAT, SPLITS, TRAIN, UNKNOWN, Corpus
+from seerec.data.corpus import FIRST_ID, FORMAT, SPLITS, TRAIN, UNKNOWN, Corpus
 from seerec.data.engines import Engine, Tables, in_duckdb
 from seerec.data.events import Events
 from seerec.data.features import item_features, user_features, write_features
 from seerec.data.hashes import checksums, hash_content
 from seerec.data.splits import Bounds, check_bounds, no_clicks, no_targets, split_instants
-from seerec.data.targets import TASKS
-from seerec.data.text import Tokeniser, encode
+from seerec.data.targets import TASKS, Task
+from seerec.data.text import Encoded, Tokeniser, encode
 from seerec.errors import SeerecError
 
 _FATES = {1: "outside_pool", 2: "repeated", 3: "without_history"}  # of plan/10_fates.sql
@@ -49,15 +51,8 @@ def write_corpus(events: Events, out: Path, settings: DataSettings, engine: Engi
     with atomic_folder(out) as folder:
         parameters = {"settings": settings.model_dump(mode="json"), "format": FORMAT}
         with engine(events.connection, folder) as tables:
-            counts, bounds = _run_plan(tables, events.connection, folder, settings, instants)
-        arrays = Corpus(folder, {})
-        sets: dict[str, Any] = {}
-        for task in TASKS:
-            for split in ("val", "test"):
-                drawn = candidates.draw(arrays, split, settings, task)
-                drawn.save(folder, split)
-                facts = {"hash": drawn.hash, "targets": len(drawn.target), "negatives": settings.negatives}
-                sets[candidates.name_of(split, task)] = facts
+            plan = _run_plan(tables, folder, settings, instants)
+        counts, sets = _finish(events.connection, folder, plan, settings)
         content_hash = hash_content(folder, parameters)
         write_json(
             folder / "manifest.json",
@@ -65,9 +60,9 @@ def write_corpus(events: Events, out: Path, settings: DataSettings, engine: Engi
                 "kind": "seerec-corpus",
                 "content_hash": content_hash,
                 "checksums": checksums(folder, parameters | {"content_hash": content_hash}),
-                "counts": events.counts | counts,
+                "counts": events.counts | plan.counts | counts,
                 "quarantined": _quarantined(events.connection),
-                "bounds": bounds,
+                "bounds": plan.bounds,
                 "candidates": sets,
                 "tokeniser": _tokeniser(settings).model_dump(),
                 "source": events.source,
@@ -94,10 +89,25 @@ def _arrays(tables: Tables, query: str) -> Columns:
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
-def _run_plan(
-    tables: Tables, checked: duckdb.DuckDBPyConnection, folder: Path, settings: DataSettings, instants: Bounds
-) -> tuple[dict[str, int], Bounds]:
-    """Run the SQL files, write arrays and tables into ``folder``; returns the counts and the split's two instants."""
+@dataclass(frozen=True)
+class _Plan:
+    """What the SQL files found, beside the arrays of the events."""
+
+    counts: dict[str, int]
+    bounds: Bounds
+    items: pa.Table
+    """Known items (``item``, ``item_id``, ``clicks``, ``pool``) in the order of their numbers."""
+    users: pa.Table
+    """Known users (``user``, ``user_id``), likewise."""
+    queries: Encoded
+    uses: NDArray[np.int64]
+    """Training searches of each query."""
+    lexicon: dict[str, int]
+    """Words of the queries by their codes; texts of items add theirs."""
+
+
+def _run_plan(tables: Tables, folder: Path, settings: DataSettings, instants: Bounds) -> _Plan:
+    """Run the SQL files, and write the arrays of the events and the texts of the queries into ``folder``."""
     names = ("split", "repeats", "zero_click", "min_user_clicks", "min_item_clicks", "val_fraction", "test_fraction")
     values = {name: [getattr(settings, name)] for name in names} | {
         name: pa.array([instant], pa.int64()) for name, instant in instants.items()
@@ -121,13 +131,48 @@ def _run_plan(
             tables.create("query_word_count", pa.table({"text": texts["text"], "query": numbers, "words": words}))
             pq.write_table(pa.table({"query": numbers, "text": texts["text"]}), folder / "queries.parquet")
     counts, users = _write_events(tables, folder, settings, bounds)
-    items = item_features(checked, tables.read("SELECT item, item_id, clicks, pool FROM item ORDER BY item"))
-    users = user_features(checked, users)
-    uses, tokeniser = texts["uses"].to_numpy(), _tokeniser(settings)
-    counts |= write_features(folder, items, users, queries, uses, lexicon, tokeniser)
+    items = tables.read("SELECT item, item_id, clicks, pool FROM item ORDER BY item")
+    head = np.zeros(FIRST_ID, np.int64)
+    _save(folder, {
+        "item_count": np.concatenate([head, items["clicks"].to_numpy()]),
+        "item_pool": np.concatenate([head, items["pool"].to_numpy()]).astype(bool),
+    })  # fmt: skip
+    return _Plan(counts | {"queries": len(texts)}, bounds, items, users, queries, texts["uses"].to_numpy(), lexicon)
+
+
+def _finish(
+    checked: duckdb.DuckDBPyConnection, folder: Path, plan: _Plan, settings: DataSettings
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """Write features and candidates, two at a time; returns counts, and what the manifest says of the candidate sets."""
+    arrays = Corpus(folder, {})
+    with ThreadPoolExecutor(2) as threads:  # NumPy and Arrow work on without the interpreter's lock
+        features = threads.submit(_write_features, checked, folder, plan, settings)
+        drawn = {
+            candidates.name_of(split, task): threads.submit(_draw_candidates, arrays, folder, split, settings, task)
+            for task in TASKS
+            for split in ("val", "test")
+        }
+        try:
+            return features.result(), {name: facts.result() for name, facts in drawn.items()}
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _write_features(checked: duckdb.DuckDBPyConnection, folder: Path, plan: _Plan, settings: DataSettings) -> dict[str, int]:
+    """Write items, users, words and the quarantine; returns the counts."""
+    items, users = item_features(checked, plan.items), user_features(checked, plan.users)
+    counts = write_features(folder, items, users, plan.queries, plan.uses, plan.lexicon, _tokeniser(settings))
     quarantine = 'SELECT table_name AS "table", line, reason, content FROM quarantine ORDER BY ALL'
     pq.write_table(checked.sql(quarantine).to_arrow_table(), folder / "quarantine.parquet")
-    return counts | {"queries": len(texts)}, bounds
+    return counts
+
+
+def _draw_candidates(arrays: Corpus, folder: Path, split: str, settings: DataSettings, task: Task) -> dict[str, Any]:
+    """Draw and save one candidate set; what the manifest says of it."""
+    drawn = candidates.draw(arrays, split, settings, task)
+    drawn.save(folder, split)
+    return {"hash": drawn.hash, "targets": len(drawn.target), "negatives": settings.negatives}
 
 
 def _search_owners(tables: Tables, settings: DataSettings) -> pa.Table:
