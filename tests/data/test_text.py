@@ -64,7 +64,7 @@ def test_fit_against_a_counter(min_word_count: int, max_words: int) -> None:
     lexicon: dict[str, int] = {}
     encoded = encode([pa.array(texts[:2]), pa.array(texts[2:])], lexicon)
     table, word_of_code = Tokeniser(min_word_count=min_word_count, max_words=max_words).fit(
-        lexicon, encoded.count(uses, len(lexicon))
+        lexicon, encoded.count(len(lexicon), uses)
     )
     counter: Counter[str] = Counter()
     for text, times in zip(texts, uses, strict=True):
@@ -82,7 +82,7 @@ def test_fit_against_a_counter(min_word_count: int, max_words: int) -> None:
 
 def test_nothing_to_encode() -> None:
     encoded = encode([], {})
-    table, word_of_code = Tokeniser().fit({}, encoded.count(np.zeros(0, np.int64), 0))
+    table, word_of_code = Tokeniser().fit({}, encoded.count(0))
     assert (table.num_rows, len(word_of_code), encoded.offset.tolist()) == (0, 0, [0])
 
 
@@ -101,3 +101,15 @@ def test_encoding_is_tokenising_one_by_one() -> None:
         for start, end in zip(encoded.offset[:-1], encoded.offset[1:], strict=True)
     ]
     assert found == [tokenise(text) if text else [] for text in texts]
+
+
+def test_words_are_counted_in_parts_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    lexicon: dict[str, int] = {}
+    encoded = encode([pa.array(["b a a", None, "c b", "", "z a", "b"])], lexicon)
+    uses = np.array([2, 5, 1, 1, 3, 1])
+    whole = encoded.count(len(lexicon)), encoded.count(len(lexicon), uses)
+    monkeypatch.setattr("seerec.data.text._TEXTS", 2)
+    for one, other in zip(whole, (encoded.count(len(lexicon)), encoded.count(len(lexicon), uses)), strict=True):
+        assert (one == other).all()
+    assert dict(zip(lexicon, whole[0].tolist(), strict=True)) == {"b": 3, "a": 3, "c": 1, "z": 1}
+    assert dict(zip(lexicon, whole[1].tolist(), strict=True)) == {"b": 4, "a": 7, "c": 1, "z": 3}

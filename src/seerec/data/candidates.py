@@ -30,6 +30,8 @@ from seerec.errors import SeerecError
 _ROWS = 16_384  # targets drawn together
 _ROUNDS = 12  # of redrawing collisions, before the exact way, whose cost grows with the pool
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: Fibonacci hashing
+_HALF = np.uint64(32)
+_PART = 512  # targets looked at together, few enough for the processor's cache
 _CELLS = 4_000_000  # targets x pool items of one exact draw
 
 
@@ -115,19 +117,24 @@ class _Clicked:
 
 
 class _Sieve:
-    """Which (row, item) no event names, told fast and for most: a table of hashes, 16 cells for each pair that there is."""
+    """Which (row, item) no event names, told fast and for most: per row a table of hashes, 16 cells for each of its events.
 
-    def __init__(self, row: NDArray[np.int64], item: NDArray[np.int32], items: int) -> None:
-        self._items = items
-        bits = max(int(16 * len(row)).bit_length(), 10)
-        self._shift = np.uint64(64 - bits)
-        self._named = np.zeros(2**bits, bool)
+    Targets come by row, so that the table in use lies in the processor's cache.
+    """
+
+    def __init__(self, row: NDArray[np.int64], item: NDArray[np.int32], rows: int) -> None:
+        self._size = (16 * np.bincount(row, minlength=rows) + 1).astype(np.uint64)
+        self._first = np.cumsum(self._size) - self._size
+        self._named = np.zeros(int(self._size.sum()), bool)
         self._named[self._cell(row, item)] = True
 
     def _cell(self, row: NDArray[np.int64], item: NDArray[Any]) -> NDArray[np.int64]:
-        key = (row * self._items + item).view(np.uint64)
+        key = item.astype(np.uint64)
         key *= _GOLDEN
-        key >>= self._shift
+        key >>= _HALF
+        key = key * self._size[row]
+        key >>= _HALF
+        key += self._first[row]
         return key.view(np.int64)
 
     def __call__(self, row: NDArray[np.int64], item: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -152,7 +159,7 @@ class _Exclusions:
             self._rec = _Clicked(corpus.rec_row, corpus.rec_item, corpus.items)
             self._click = _Clicked(click_row, corpus.click_item, corpus.items)
             rows, named = np.concatenate([corpus.rec_row, click_row]), np.concatenate([corpus.rec_item, corpus.click_item])
-            self._sieve = _Sieve(rows, named, corpus.items)
+            self._sieve = _Sieve(rows, named, len(corpus.row_user))
 
     def fewest_left(self, pool: NDArray[np.int64], wanted: int) -> int:
         """How many items of ``pool`` the target with the most exclusions may be given, where that is below ``wanted``."""
@@ -186,6 +193,15 @@ def _repeated(item: NDArray[np.int64]) -> NDArray[np.bool_]:
     np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], 1)
     repeated[rows] = again
     return repeated
+
+
+def _settle(tried: NDArray[np.int64], refused: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Open (-1) the refused cells of n x c items, to the right of those that stay in their order; the rows that have any."""
+    tried[refused] = -1
+    short = np.flatnonzero(refused.any(1))
+    order = np.argsort(refused[short], axis=1, kind="stable")
+    tried[short] = np.take_along_axis(tried[short], order, 1)
+    return short
 
 
 def _fill(
@@ -244,27 +260,33 @@ def draw(corpus: Corpus, split: str, settings: DataSettings, task: Task = "recom
         raise _too_small(corpus, settings, pool, task)
     upto = np.cumsum(weight)
     excluded = _Exclusions(corpus, targets_at(corpus, target, task), settings.repeats)
+
+    def named(point: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The items of points on the line of all shares."""
+        items: NDArray[np.int64] = pool[point if uniform else np.searchsorted(upto, point, side="right")]
+        return items
+
     negative = np.empty((len(target), wanted), np.int32)
     for start in range(0, len(target), _ROWS):
         place = np.arange(start, min(start + _ROWS, len(target)))
-        chosen = np.full((len(place), wanted), -1, np.int64)
-        still_open = np.arange(len(place))
-        for attempt in range(_ROUNDS):
-            tried = chosen[still_open]
-            cells: tuple[Any, ...] = np.nonzero(tried < 0) if attempt else (slice(None), slice(None))  # at first all of them
-            owner = place[still_open[cells[0]]] if attempt else place[:, None]
-            point = generator.integers(0, upto[-1], len(owner) if attempt else tried.shape)
-            tried[cells] = pool[point if uniform else np.searchsorted(upto, point, side="right")]
-            refused = _repeated(tried)
-            refused[cells] |= excluded(owner, tried[cells])
-            tried[refused] = -1
-            short = np.flatnonzero(refused.any(1))
-            order = np.argsort(refused[short], axis=1, kind="stable")  # what stays moves left, in the order it was drawn
-            tried[short] = np.take_along_axis(tried[short], order, 1)
-            chosen[still_open] = tried
-            still_open = still_open[short]
+        chosen = generator.integers(0, upto[-1], (len(place), wanted))
+        parts = []
+        for first in range(0, len(place), _PART):
+            tried = chosen[first : first + _PART]
+            tried[:] = named(tried)
+            parts.append(first + _settle(tried, _repeated(tried) | excluded(place[first : first + _PART, None], tried)))
+        still_open = np.concatenate(parts)
+        for _ in range(_ROUNDS - 1):
             if not len(still_open):
                 break
+            tried = chosen[still_open]
+            cells = np.nonzero(tried < 0)
+            tried[cells] = named(generator.integers(0, upto[-1], len(cells[0])))
+            refused = _repeated(tried)
+            refused[cells] |= excluded(place[still_open[cells[0]]], tried[cells])
+            short = _settle(tried, refused)
+            chosen[still_open] = tried
+            still_open = still_open[short]
         step = max(1, _CELLS // len(pool))
         for first in range(0, len(still_open), step):
             rows = still_open[first : first + step]

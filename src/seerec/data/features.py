@@ -77,7 +77,7 @@ def write_features(
         Texts of the queries as codes of ``lexicon``, and in how many training searches each occurs.
     """
     texts = encode(items["text"].chunks, lexicon)
-    count = queries.count(uses, len(lexicon)) + texts.count(np.ones(items.num_rows, np.int64), len(lexicon))
+    count = queries.count(len(lexicon), uses) + texts.count(len(lexicon))
     words, word_of_code = tokeniser.fit(lexicon, count)
     item_names, item_category, item_legends = categories(items)
     _, user_category, user_legends = categories(users)

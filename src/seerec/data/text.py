@@ -29,7 +29,8 @@ _CJK = (
 )
 
 
-_PART = 1 << 26
+_PART = 1 << 26  # bytes of texts
+_TEXTS = 1 << 17  # texts counted together: bincount widens what it counts
 _LETTER = np.array([ord(chr(i).lower()) if chr(i).isalnum() else 0 for i in range(128)] + [*range(128, 256)], np.uint8)
 """Of each byte of UTF-8 the lower-case one, 0 for ASCII that is neither letter nor digit."""
 
@@ -100,10 +101,14 @@ class Encoded:
     offset: NDArray[np.int64]
     code: NDArray[np.int32]
 
-    def count(self, uses: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-        """How often each of ``size`` codes occurs when text i is used ``uses[i]`` times."""
-        weight = np.repeat(uses, np.diff(self.offset))
-        return np.bincount(self.code, weight, minlength=size).astype(np.int64)
+    def count(self, size: int, uses: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """How often each of ``size`` codes occurs when text i is used ``uses[i]`` times, or once."""
+        total = np.zeros(size, np.int64)
+        for first in range(0, len(self.offset) - 1, _TEXTS):
+            ends = self.offset[first : first + _TEXTS + 1]
+            weight = None if uses is None else np.repeat(uses[first : first + _TEXTS], np.diff(ends))
+            total += np.bincount(self.code[ends[0] : ends[-1]], weight, minlength=size).astype(np.int64)
+        return total
 
 
 def encode(texts: Iterable[pa.Array], lexicon: dict[str, int]) -> Encoded:
