@@ -138,13 +138,12 @@ def prepare(
         pairs or [], split=split, val_start=val_start, test_start=test_start, repeats=repeats, zero_click=zero_click,
         searches=searches, negatives=negatives, sampler=sampler, seed=seed,
     )  # fmt: skip
-    from seerec.data.door import prepare as write
+    with printing.waiting("starting", quiet=as_json):
+        from seerec.data.door import prepare as write
 
     replaced = (out / "manifest.json").is_file()
-    with printing.waiting("preparing", quiet=as_json):
-        corpus = write(
-            out, source=source, settings={**experiment.data, **chosen}, memory=memory, engine=engine, master=master, **options
-        )
+    progress, values = _progress(as_json), {**experiment.data, **chosen}
+    corpus = write(out, source=source, settings=values, memory=memory, engine=engine, master=master, progress=progress, **options)
     document = {name: corpus.manifest[name] for name in ("content_hash", "counts", "quarantined", "bounds")}
     simulated = bool(corpus.manifest["source"].get("simulated"))
     printing.show({"corpus": str(out), "replaced": replaced, "simulated": simulated, **document}, as_json, printing.corpus)

@@ -56,7 +56,7 @@ def run(out: str | Path, *, quick: bool = False, progress: Progress = SILENT) ->
     _clear(out)
     seconds: dict[str, float] = {}
     began = time.monotonic()
-    corpus = prepare(out / "corpus", source="simulated", options={"users": size.users})
+    corpus = prepare(out / "corpus", source="simulated", options={"users": size.users}, progress=progress)
     seconds["simulate and prepare"] = time.monotonic() - began
     settings = {"epochs": size.epochs, "batch.rows": size.rows}
     reinforce = {"reinforce.steps_per_epoch": size.reinforce_steps, "reinforce.epochs": size.reinforce_epochs}

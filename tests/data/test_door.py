@@ -1,5 +1,7 @@
 """``prepare``: the one door to a corpus."""
 
+import contextlib
+
 import duckdb
 import pandas as pd
 import pyarrow as pa
@@ -7,7 +9,9 @@ import pytest
 
 import seerec
 from seerec.data.door import SOURCES
+from seerec.data.watching import watched
 from seerec.errors import SeerecError
+from seerec.progress import Bar, Progress
 
 
 def clicks(users=4, each=6):
@@ -113,3 +117,41 @@ def test_what_is_no_corpus_is_never_replaced(tmp_path):
 def test_every_source_has_a_description():
     assert set(SOURCES) == {"interactions", "jdsearch", "kuaisar", "qilin", "simulated", "tables", "ubi"}
     assert all(SOURCES.values())
+
+
+class Seen(Progress):
+    """Bars that nobody sees: labels, and units of each that were finished."""
+
+    def __init__(self):
+        super().__init__(shown=True)
+        self.done, self.total = {}, {}
+
+    @contextlib.contextmanager
+    def task(self, label, total, unit, done=0):
+        bar = Bar(None, 0, unit)
+        self.done[label], self.total[label] = done, total
+
+        def advance(count, **shown):  # noqa: ARG001
+            self.done[label] += count
+
+        bar.advance = advance
+        yield bar
+
+
+def test_every_part_of_a_preparation_has_a_bar(tmp_path):
+    clicks().to_csv(tmp_path / "log.csv", index=False)
+    given = {"recommendations": tmp_path / "log.csv", "settings": {"negatives": 2}}
+    seen = Seen()
+    corpus = seerec.prepare(tmp_path / "a", progress=seen, **given)
+    assert corpus.content_hash == seerec.prepare(tmp_path / "b", **given).content_hash
+    checked = [f"checking {table}" for table in ("recommendations", "searches", "items", "users")]
+    made = ["users, clicks and searches", "items, words and candidates", "hashing"]
+    assert list(seen.total) == ["reading log.csv", *checked, *made]
+    assert {label: seen.done[label] for label in made} == {label: seen.total[label] for label in made}
+
+
+def test_a_bar_follows_the_query_that_runs():
+    seen, connection = Seen(), duckdb.connect(config={"threads": 1})
+    with watched(connection, seen, "counting"):
+        connection.execute("SELECT sum(hash(a.range + b.range)) FROM range(20000) AS a, range(20000) AS b").fetchall()
+    assert 0 < seen.done["counting"] <= 100

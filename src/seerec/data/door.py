@@ -19,6 +19,7 @@ from seerec.data.prepare import write_corpus
 from seerec.data.sources import interactions as interaction_files
 from seerec.data.sources import jdsearch, kuaisar, qilin, simulated, ubi
 from seerec.errors import SeerecError
+from seerec.progress import SILENT, Progress
 
 SOURCES = {
     "interactions": "interactions without searches (user sequences or one row each) plus item text; searches are constructed",
@@ -53,6 +54,7 @@ def prepare(
     memory: str = "2GB",
     engine: str = "duckdb",
     master: str | None = None,
+    progress: Progress = SILENT,
 ) -> Corpus:
     """Prepare a corpus folder.
 
@@ -76,6 +78,8 @@ def prepare(
     engine, master
         Where the plan's queries run: ``duckdb``, in this process, or ``spark`` at an address such as ``local[2]``. The corpus is
         the same.
+    progress
+        Where bars go.
 
     Raises
     ------
@@ -90,17 +94,17 @@ def prepare(
     _refuse_foreign(source, {name: table for name, table in tables.items() if table is not None}, paths, options, columns)
     with _interruptible(), _database(target, memory) as connection:
         if source == "tables":
-            events = contract.from_tables(connection, **tables, columns=columns)
+            events = contract.from_tables(connection, **tables, columns=columns, progress=progress)
         else:
             given = _options(source, options or {})
             if source == "simulated":
                 given = {"users": 3000, "seed": 0, "announce": 0.7, "noise": 0.5} | given
             else:
                 given["paths"] = [Path(path) for path in paths]
-            events = _READERS[source](connection, **given)
+            events = _READERS[source](connection, **given, progress=progress)
         if source == "simulated" or any((Path(path) / SIMULATED).is_file() for path in paths):
             events = replace(events, source=events.source | {"simulated": True})
-        return write_corpus(events, target, _settings(chosen, events.suggested), run)
+        return write_corpus(events, target, _settings(chosen, events.suggested), run, progress)
 
 
 @contextmanager
@@ -174,7 +178,7 @@ def _options(source: str, given: Any) -> dict[str, Any]:
     known = {
         name: parameter.annotation
         for name, parameter in inspect.signature(_READERS[source]).parameters.items()
-        if name not in ("connection", "paths")
+        if name not in ("connection", "paths", "progress")
     }
     for name, value in options.items():
         if name not in known:

@@ -20,7 +20,9 @@ import pyarrow as pa
 from seerec.data.columns import columns_of, event_columns, id_kinds, require, side_columns
 from seerec.data.files import create_quarantine, quoted, read_file, refuse_twice, tidy
 from seerec.data.mapping import apply_mapping
+from seerec.data.watching import watched
 from seerec.errors import SeerecError
+from seerec.progress import SILENT, Progress
 
 TABLES = ("recommendations", "searches", "items", "users")
 YEAR_2100 = 4_102_444_800_000
@@ -68,7 +70,9 @@ class Events:
     """Data settings that go with the source (its published split, ...), where the user says nothing else."""
 
 
-def check(connection: duckdb.DuckDBPyConnection, source: dict[str, Any], *, earliest: int = 0) -> Events:
+def check(
+    connection: duckdb.DuckDBPyConnection, source: dict[str, Any], *, earliest: int = 0, progress: Progress = SILENT
+) -> Events:
     """Sort the rows of ``raw_recommendations``, ``raw_searches``, ``raw_items`` and ``raw_users``.
 
     Only the first raw table must exist. The raw tables are dropped. Times before ``earliest`` (ms UTC) are out of range.
@@ -93,7 +97,8 @@ def check(connection: duckdb.DuckDBPyConnection, source: dict[str, Any], *, earl
             source = source | ({f"{table}_columns": used} if columns else {})
         if not columns:
             connection.execute(f"CREATE TABLE raw_{table} (line BIGINT)")
-        counts |= _sort_rows(connection, table, select)
+        with watched(connection, progress, f"checking {table}"):
+            counts |= _sort_rows(connection, table, select)
         connection.execute(f"DROP TABLE raw_{table}")
     if not counts["recommendations_accepted"]:
         raise _nothing_accepted(connection, counts["recommendations_read"], source)
@@ -108,6 +113,7 @@ def from_tables(
     items: Any = None,
     users: Any = None,
     columns: Any = None,
+    progress: Progress = SILENT,
 ) -> Events:
     """Checked events from tables in memory or in files: the Python door. ``connection``: where they go, a new one if None.
 
@@ -126,7 +132,7 @@ def from_tables(
     for table, content in given.items():
         if isinstance(content, str | Path):
             kinds[table] = Path(content).name
-            read_file(connection, Path(content), f"raw_{table}")
+            read_file(connection, Path(content), f"raw_{table}", progress=progress)
         elif content is not None:
             kinds[table] = type(content).__module__.split(".")[0].strip("_")
             _copy(connection, table, content)
@@ -135,7 +141,7 @@ def from_tables(
         apply_mapping(connection, columns)
         source["columns"] = dict(columns)
     numeric = _numbers_as_times(connection)
-    events = check(connection, source)
+    events = check(connection, source, progress=progress)
     if numeric:
         _refuse_seconds(connection)
     return events

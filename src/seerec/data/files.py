@@ -19,7 +19,9 @@ from pathlib import Path
 import duckdb
 
 from seerec.atomic import named_disk_errors
+from seerec.data.watching import watched
 from seerec.errors import SeerecError
+from seerec.progress import SILENT, Progress
 
 _DELIMITERS = ",\t;|"
 _TABULAR = "Give a CSV, TSV or Parquet file."
@@ -76,7 +78,13 @@ def refuse_twice(table: str, names: Sequence[str]) -> None:
 
 
 @contextmanager
-def scanned(connection: duckdb.DuckDBPyConnection, path: Path, table: str, keep: Collection[str] | None = None) -> Iterator[str]:
+def scanned(
+    connection: duckdb.DuckDBPyConnection,
+    path: Path,
+    table: str,
+    keep: Collection[str] | None = None,
+    progress: Progress = SILENT,
+) -> Iterator[str]:
     """Name of a relation (``line BIGINT``, then the file's columns, or those of ``keep``) that is gone when the block ends.
 
     CSV columns are all text and empty values are NULL. ``line`` is the record's number in the file, the header being 1
@@ -92,11 +100,11 @@ def scanned(connection: duckdb.DuckDBPyConnection, path: Path, table: str, keep:
     wanted = [column for column in names if column.lower() != "line" and (keep is None or column in keep)]
     create_quarantine(connection)
     _drop_temporary(connection)
-    cells = (
-        _read_parquet(connection, path, names, wanted)
-        if _is_parquet(path)
-        else _read_text(connection, path, table, names, wanted)
-    )
+    with watched(connection, progress, f"reading {path.name}"):
+        if _is_parquet(path):
+            cells = _read_parquet(connection, path, names, wanted)
+        else:
+            cells = _read_text(connection, path, table, names, wanted)
     if not connection.execute(f"FROM {cells} LIMIT 1").fetchall():  # an open result would block the next table
         bad = "SELECT min(line) FROM quarantine WHERE table_name = $1 AND reason = 'malformed_line'"
         ((line,),) = connection.execute(bad, [table]).fetchall()
@@ -106,9 +114,15 @@ def scanned(connection: duckdb.DuckDBPyConnection, path: Path, table: str, keep:
     _drop_temporary(connection)
 
 
-def read_file(connection: duckdb.DuckDBPyConnection, path: Path, name: str, keep: Collection[str] | None = None) -> None:
+def read_file(
+    connection: duckdb.DuckDBPyConnection,
+    path: Path,
+    name: str,
+    keep: Collection[str] | None = None,
+    progress: Progress = SILENT,
+) -> None:
     """Make the table ``name`` of what `scanned` finds; ``name`` without the prefix ``raw_`` stands in ``quarantine``."""
-    with scanned(connection, path, name.removeprefix("raw_"), keep) as cells:
+    with scanned(connection, path, name.removeprefix("raw_"), keep, progress) as cells:
         connection.execute(f"CREATE OR REPLACE TABLE {quoted(name)} AS FROM {cells}")
 
 

@@ -5,7 +5,7 @@ whatever order their rows arrive. Users, items, words and categories are fitted 
 """
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -29,12 +29,15 @@ from seerec.data.splits import Bounds, check_bounds, no_clicks, no_targets, spli
 from seerec.data.targets import TASKS, Task
 from seerec.data.text import Encoded, Tokeniser, encode
 from seerec.errors import SeerecError
+from seerec.progress import SILENT, Progress
 
 _FATES = {1: "outside_pool", 2: "repeated", 3: "without_history"}  # of plan/10_fates.sql
 Columns = dict[str, NDArray[Any]]
 
 
-def write_corpus(events: Events, out: Path, settings: DataSettings, engine: Engine = in_duckdb) -> Corpus:
+def write_corpus(
+    events: Events, out: Path, settings: DataSettings, engine: Engine = in_duckdb, progress: Progress = SILENT
+) -> Corpus:
     """Prepare checked events as a corpus folder, which appears whole or not at all.
 
     With ``searches = shuffled`` everything (splits, vocabulary, repeats, candidates) follows as if the log had been so.
@@ -51,15 +54,19 @@ def write_corpus(events: Events, out: Path, settings: DataSettings, engine: Engi
     with atomic_folder(out) as folder:
         parameters = {"settings": settings.model_dump(mode="json"), "format": FORMAT}
         with engine(events.connection, folder) as tables:
-            plan = _run_plan(tables, folder, settings, instants)
-        counts, sets = _finish(events.connection, folder, plan, settings)
-        content_hash = hash_content(folder, parameters)
+            plan = _run_plan(tables, folder, settings, instants, progress)
+        counts, sets = _finish(events.connection, folder, plan, settings, progress)
+        with progress.task("hashing", 2, "passes") as bar:
+            content_hash = hash_content(folder, parameters)
+            bar.advance(1)
+            sums = checksums(folder, parameters | {"content_hash": content_hash})
+            bar.advance(1)
         write_json(
             folder / "manifest.json",
             {
                 "kind": "seerec-corpus",
                 "content_hash": content_hash,
-                "checksums": checksums(folder, parameters | {"content_hash": content_hash}),
+                "checksums": sums,
                 "counts": events.counts | plan.counts | counts,
                 "quarantined": _quarantined(events.connection),
                 "bounds": plan.bounds,
@@ -106,7 +113,7 @@ class _Plan:
     """Words of the queries by their codes; texts of items add theirs."""
 
 
-def _run_plan(tables: Tables, folder: Path, settings: DataSettings, instants: Bounds) -> _Plan:
+def _run_plan(tables: Tables, folder: Path, settings: DataSettings, instants: Bounds, progress: Progress) -> _Plan:
     """Run the SQL files, and write the arrays of the events and the texts of the queries into ``folder``."""
     names = ("split", "repeats", "zero_click", "min_user_clicks", "min_item_clicks", "val_fraction", "test_fraction")
     values = {name: [getattr(settings, name)] for name in names} | {
@@ -115,22 +122,25 @@ def _run_plan(tables: Tables, folder: Path, settings: DataSettings, instants: Bo
     tables.create("settings", pa.table(values))
     steps = sorted((resources.files("seerec.data") / "plan").iterdir(), key=lambda step: step.name)
     lexicon: dict[str, int] = {}
-    for step in steps:
-        tables.run(step.read_text())
-        if step.name == "01_users.sql":
-            tables.create("search_owner", _search_owners(tables, settings))
-        elif step.name == "03_bounds.sql":
-            if not _counts(tables, "FROM kept_user")[0]:
-                raise no_clicks(settings)
-            bounds = check_bounds(tables.read("SELECT val_start, test_start FROM bounds").to_pylist())
-        elif step.name == "07_queries.sql":
-            texts = tables.read("SELECT query AS text, uses FROM query_text ORDER BY query")
-            queries = encode(texts["text"].chunks, lexicon)
-            numbers = pa.array(np.arange(len(texts), dtype=np.int32))
-            words = pa.array(np.diff(queries.offset))
-            tables.create("query_word_count", pa.table({"text": texts["text"], "query": numbers, "words": words}))
-            pq.write_table(pa.table({"query": numbers, "text": texts["text"]}), folder / "queries.parquet")
-    counts, users = _write_events(tables, folder, settings, bounds)
+    with progress.task("users, clicks and searches", len(steps) + 1, "steps") as bar:
+        for step in steps:
+            tables.run(step.read_text())
+            if step.name == "01_users.sql":
+                tables.create("search_owner", _search_owners(tables, settings))
+            elif step.name == "03_bounds.sql":
+                if not _counts(tables, "FROM kept_user")[0]:
+                    raise no_clicks(settings)
+                bounds = check_bounds(tables.read("SELECT val_start, test_start FROM bounds").to_pylist())
+            elif step.name == "07_queries.sql":
+                texts = tables.read("SELECT query AS text, uses FROM query_text ORDER BY query")
+                queries = encode(texts["text"].chunks, lexicon)
+                numbers = pa.array(np.arange(len(texts), dtype=np.int32))
+                words = pa.array(np.diff(queries.offset))
+                tables.create("query_word_count", pa.table({"text": texts["text"], "query": numbers, "words": words}))
+                pq.write_table(pa.table({"query": numbers, "text": texts["text"]}), folder / "queries.parquet")
+            bar.advance(1)
+        counts, users = _write_events(tables, folder, settings, bounds)
+        bar.advance(1)
     items = tables.read("SELECT item, item_id, clicks, pool FROM item ORDER BY item")
     head = np.zeros(FIRST_ID, np.int64)
     _save(folder, {
@@ -141,7 +151,7 @@ def _run_plan(tables: Tables, folder: Path, settings: DataSettings, instants: Bo
 
 
 def _finish(
-    checked: duckdb.DuckDBPyConnection, folder: Path, plan: _Plan, settings: DataSettings
+    checked: duckdb.DuckDBPyConnection, folder: Path, plan: _Plan, settings: DataSettings, progress: Progress
 ) -> tuple[dict[str, int], dict[str, Any]]:
     """Write features and candidates, two at a time; returns counts, and what the manifest says of the candidate sets."""
     arrays = Corpus(folder, {})
@@ -153,10 +163,14 @@ def _finish(
             for split in ("val", "test")
         }
         try:
-            return features.result(), {name: facts.result() for name, facts in drawn.items()}
+            with progress.task("items, words and candidates", 1 + len(drawn), "files") as bar:
+                for finished in as_completed([features, *drawn.values()]):
+                    finished.result()
+                    bar.advance(1)
         except BaseException:
             threads.shutdown(wait=False, cancel_futures=True)
             raise
+    return features.result(), {name: facts.result() for name, facts in drawn.items()}
 
 
 def _write_features(checked: duckdb.DuckDBPyConnection, folder: Path, plan: _Plan, settings: DataSettings) -> dict[str, int]:

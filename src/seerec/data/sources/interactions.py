@@ -15,7 +15,9 @@ from seerec.data.columns import UNITS, columns_of, find, refuse_nested
 from seerec.data.events import Events, check
 from seerec.data.files import create_quarantine, header, quoted, read_file
 from seerec.data.sources.constructed import construct
+from seerec.data.watching import watched
 from seerec.errors import SeerecError
+from seerec.progress import SILENT, Progress
 
 _KINDS = {".csv", ".tsv", ".txt", ".inter", ".item", ".parquet", ".pq", ".gz"}
 _LIST = re.compile(
@@ -35,6 +37,7 @@ def read(
     p_search: float = 0.4,
     noise: float = 0.3,
     seed: int = 0,
+    progress: Progress = SILENT,
 ) -> Events:
     """Read an interaction log and item text, check them and construct searches.
 
@@ -58,7 +61,7 @@ def read(
         No log or no item text is found, or several could be meant; or as `read_file`, `check` and `construct`.
     """
     log, items = _choose([Path(path) for path in paths], items, user_column, item_column)
-    read_file(connection, log, "raw_log")
+    read_file(connection, log, "raw_log", progress=progress)
     columns = columns_of(connection, "raw_log")
     connection.execute("UPDATE quarantine SET table_name = 'recommendations' WHERE table_name = 'log'")
     user = _column(log, columns, "user_id", user_column)
@@ -71,7 +74,7 @@ def read(
         time = _column(log, columns, "timestamp", time_column) if time_column else find(list(columns), "timestamp")
         clock = _rows(connection, columns, user, item, time)
     connection.execute("DROP TABLE raw_log")
-    _read_items(connection, items, item_column)
+    _read_items(connection, items, item_column, progress)
     options = {"p_search": p_search, "noise": noise, "seed": seed}
     given = {"user_column": user_column, "item_column": item_column, "time_column": time_column}
     source: dict[str, Any] = {
@@ -81,8 +84,9 @@ def read(
         "shape": "sequences" if sequence else "rows",
         "clock": clock,
     }
-    events = check(connection, source)
-    made = construct(connection, p_search=p_search, noise=noise, seed=seed, clocks=clock != "order")
+    events = check(connection, source, progress=progress)
+    with watched(connection, progress, "constructing searches"):
+        made = construct(connection, p_search=p_search, noise=noise, seed=seed, clocks=clock != "order")
     return Events(connection, events.source, events.counts | made)
 
 
@@ -214,8 +218,8 @@ def _sequences(
     connection.execute("DROP TABLE sequence")
 
 
-def _read_items(connection: duckdb.DuckDBPyConnection, file: Path, item_column: str | None) -> None:
-    read_file(connection, file, "raw_items")
+def _read_items(connection: duckdb.DuckDBPyConnection, file: Path, item_column: str | None, progress: Progress) -> None:
+    read_file(connection, file, "raw_items", progress=progress)
     columns = columns_of(connection, "raw_items")
     item = item_column if item_column in columns else _column(file, columns, "item_id", None)
     title = find([name for name in columns if name != item], "title")

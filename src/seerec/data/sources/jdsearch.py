@@ -34,7 +34,9 @@ import duckdb
 from seerec.data.events import Events, check
 from seerec.data.files import quoted, read_file
 from seerec.data.sources.published import EARLIEST, by_name, columns_in, in_log_order, number, unpacked, whole
+from seerec.data.watching import watched
 from seerec.errors import SeerecError
+from seerec.progress import SILENT, Progress
 
 FINAL_QUERY = 1_665_979_200_000
 """2022-10-17 12:00 in Beijing, in ms UTC."""
@@ -50,7 +52,13 @@ CATEGORIES = {"brand": "brand_id", "shop": "shop_id"} | {f"level_{level}": f"cat
 _ENDINGS = tuple(f"{sample}{kind}" for sample in ("", "_sample") for kind in ("", ".txt", ".tsv", ".csv"))
 
 
-def read(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path], *, types: list[str] | None = None) -> Events:
+def read(
+    connection: duckdb.DuckDBPyConnection,
+    paths: Sequence[Path],
+    *,
+    types: list[str] | None = None,
+    progress: Progress = SILENT,
+) -> Events:
     """Read JDsearch as unpacked, its archive, or its samples.
 
     Besides the contract's reasons events and candidates are refused as ``lists_unequal`` (the lists of their line do not belong
@@ -77,12 +85,13 @@ def read(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path], *, types:
         log, products = _chosen(files, ", ".join(str(path) for path in paths))
         lists = columns_in(log, {"query": ["query"]} | {role: [name] for role, name in LISTS.items()})
         described = _product_columns(products) if products else {}
-        _read_lists(connection, log, lists)
+        _read_lists(connection, log, lists, progress)
         if products:
-            _read_products(connection, products, described)
-    left_out = _history(connection, kept)
-    _candidates(connection)
-    _events(connection)
+            _read_products(connection, products, described, progress)
+    with watched(connection, progress, "taking the lists apart"):
+        left_out = _history(connection, kept)
+        _candidates(connection)
+        _events(connection)
     source = {
         "name": "jdsearch",
         "files": [file.name for file in (log, products) if file],
@@ -90,7 +99,7 @@ def read(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path], *, types:
         "clock": "intervals",
         "final_query": "2022-10-17T12:00:00+08:00",
     }
-    events = check(connection, source, earliest=EARLIEST)
+    events = check(connection, source, earliest=EARLIEST, progress=progress)
     in_log_order(connection)
     return Events(connection, events.source, events.counts | {"events_left_out": left_out})
 
@@ -118,9 +127,9 @@ def _words(cell: str) -> str:
     return f"replace({cell}, chr(24), ' ')"
 
 
-def _read_lists(connection: duckdb.DuckDBPyConnection, log: Path, columns: dict[str, str]) -> None:
+def _read_lists(connection: duckdb.DuckDBPyConnection, log: Path, columns: dict[str, str], progress: Progress) -> None:
     """``lists``: a row per line, its cells as lists (blank: no elements), and whether they belong together."""
-    read_file(connection, log, "raw_log", list(columns.values()))
+    read_file(connection, log, "raw_log", list(columns.values()), progress)
     connection.execute("UPDATE quarantine SET table_name = 'recommendations' WHERE table_name = 'log'")
     cut = ", ".join(f"coalesce(string_split({quoted(columns[role])}, '_'), []) AS {role}" for role in LISTS)
     connection.execute(f"""
@@ -206,8 +215,8 @@ def _events(connection: duckdb.DuckDBPyConnection) -> None:
         DROP TABLE history; DROP VIEW candidates; DROP VIEW lists; DROP TABLE raw_log""")
 
 
-def _read_products(connection: duckdb.DuckDBPyConnection, file: Path, columns: dict[str, str]) -> None:
-    read_file(connection, file, "raw_products", list(columns.values()))
+def _read_products(connection: duckdb.DuckDBPyConnection, file: Path, columns: dict[str, str], progress: Progress) -> None:
+    read_file(connection, file, "raw_products", list(columns.values()), progress)
     connection.execute("UPDATE quarantine SET table_name = 'items' WHERE table_name = 'products'")
     categories = ", ".join(f"{quoted(columns[role])} AS category_{role}" for role in CATEGORIES)
     connection.execute(f"""

@@ -36,6 +36,8 @@ from seerec.data.sources.published import (
     unpacked,
     whole,
 )  # fmt: skip
+from seerec.data.watching import watched
+from seerec.progress import SILENT, Progress
 
 FILES = {"rec_inter.csv": True, "src_inter.csv": True, "item_features.csv": False, "user_features.csv": False}
 """Whether a file must be there."""
@@ -54,7 +56,7 @@ _STRAY = 0.01
 """Of the recommendations so many may lie after the small set's end: a few wrong times do not make it the large one."""
 
 
-def read(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -> Events:
+def read(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path], *, progress: Progress = SILENT) -> Events:
     """Read KuaiSAR as unpacked, or its archive.
 
     Besides the contract's reasons rows are refused as ``user_not_a_number``, ``item_not_a_number``,
@@ -70,9 +72,9 @@ def read(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -> Events
         found = by_name(files, FILES, ", ".join(str(path) for path in paths))
         plans = {name: _PLANS[name](path) for name, path in found.items()}  # all headers before the first long read
         for name, (table, columns, refusals) in plans.items():
-            _take(connection, found[name], table, columns, refusals)
+            _take(connection, found[name], table, columns, refusals, progress)
     source: dict[str, Any] = {"name": "kuaisar", "files": sorted(found)}
-    events = check(connection, source, earliest=EARLIEST)
+    events = check(connection, source, earliest=EARLIEST, progress=progress)
     ((later,),) = connection.execute(f"SELECT avg((timestamp >= {SMALL_ENDS})::DOUBLE) FROM recommendations").fetchall()
     size = "large" if later > _STRAY else "small"
     suggested = {"split": "chronological", "zero_click": "first-shown", **SPLITS[size]}
@@ -84,13 +86,19 @@ _Plan = tuple[str, dict[str, tuple[str, str]], list[str]]
 
 
 def _take(
-    connection: duckdb.DuckDBPyConnection, path: Path, table: str, columns: dict[str, tuple[str, str]], refusals: list[str]
+    connection: duckdb.DuckDBPyConnection,
+    path: Path,
+    table: str,
+    columns: dict[str, tuple[str, str]],
+    refusals: list[str],
+    progress: Progress,
 ) -> None:
     """``raw_TABLE`` from a file, with what its cells hold by this format."""
     selected = ", ".join(f"{value} AS {name}" for name, (_, value) in columns.items())
-    with scanned(connection, path, table, [column for column, _ in columns.values()]) as cells:
-        connection.execute(f"""
-            CREATE TABLE raw_{table} AS SELECT line, {selected}, CASE {" ".join(refusals)} END AS refused FROM {cells}""")
+    with scanned(connection, path, table, [column for column, _ in columns.values()], progress) as cells:
+        with watched(connection, progress, f"reading {table}"):
+            connection.execute(f"""
+                CREATE TABLE raw_{table} AS SELECT line, {selected}, CASE {" ".join(refusals)} END AS refused FROM {cells}""")
         refuse(connection, table, cells)
 
 

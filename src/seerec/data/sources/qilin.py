@@ -47,7 +47,9 @@ from seerec.data.events import YEAR_2100, Events, check
 from seerec.data.files import create_quarantine, quoted, text
 from seerec.data.sources.published import EARLIEST, blank, number, unpacked, whole
 from seerec.data.sources.qilin_files import CONFIGURATIONS, TAXONOMIES, Part, parts_in
+from seerec.data.watching import watched
 from seerec.errors import SeerecError
+from seerec.progress import SILENT, Progress
 
 USER_FIELDS = ("gender", "platform", "age", "location")
 SUGGESTED = {"split": "leave-one-out", "zero_click": "first-shown", "min_user_clicks": 3}
@@ -57,7 +59,13 @@ _TABLES = {"recommendations": ("recommendation", "request"), "searches": ("searc
 """Table to the kind of configuration, and to what one of its rows is."""
 
 
-def read(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path], *, notes: Literal["all", "with-text"] = "all") -> Events:
+def read(
+    connection: duckdb.DuckDBPyConnection,
+    paths: Sequence[Path],
+    *,
+    notes: Literal["all", "with-text"] = "all",
+    progress: Progress = SILENT,
+) -> Events:
     """Read the published folders, or an archive of them.
 
     Besides the contract's reasons rows are refused as ``user_not_a_number``, ``item_not_a_number``,
@@ -81,8 +89,10 @@ def read(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path], *, notes:
         shown = {table: found[f"{kind}_train"] + found[f"{kind}_test"] for table, (kind, _) in _TABLES.items()}
         create_quarantine(connection)
         with _readable(paths):
-            clock = {table: _read_events(connection, table, parts) for table, parts in shown.items()}
-            _read_items(connection, found["notes"], judge=notes == "with-text")
+            with watched(connection, progress, "reading what was shown"):
+                clock = {table: _read_events(connection, table, parts) for table, parts in shown.items()}
+            with watched(connection, progress, "reading notes"):
+                _read_items(connection, found["notes"], judge=notes == "with-text")
             _read_users(connection, found["user_feat"])
     if notes == "with-text":
         _require_text(connection)
@@ -97,7 +107,7 @@ def read(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path], *, notes:
         "options": {"notes": notes},
         "clock": clock,
     }
-    events = check(connection, source, earliest=EARLIEST)
+    events = check(connection, source, earliest=EARLIEST, progress=progress)
     return Events(connection, events.source, events.counts | counts, dict(SUGGESTED))
 
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from seerec.data.events import Events, check
 from seerec.data.sources.marketplace_words import INTENTS, OFF_TOPIC, QUERIES_PER_INTENT, item_table, names, query_texts
 from seerec.errors import SeerecError
+from seerec.progress import SILENT, Progress
 
 ITEMS_PER_INTENT = 25
 INTENTS_PER_DEPARTMENT = 6
@@ -122,7 +123,9 @@ def simulate(*, users: int = 3000, seed: int = 0, announce: float = 0.7, noise: 
     return _tables(lives, click_item, own, added, items, users, time_rng)
 
 
-def read(connection: duckdb.DuckDBPyConnection, *, users: int, seed: int, announce: float, noise: float) -> Events:
+def read(
+    connection: duckdb.DuckDBPyConnection, *, users: int, seed: int, announce: float, noise: float, progress: Progress = SILENT
+) -> Events:
     """The simulated marketplace as checked event tables in ``connection``.
 
     Raises
@@ -136,7 +139,7 @@ def read(connection: duckdb.DuckDBPyConnection, *, users: int, seed: int, announ
         connection.execute(f"CREATE TABLE raw_{name} AS SELECT * FROM given")
         connection.unregister("given")
     options = {"users": users, "seed": seed, "announce": announce, "noise": noise}
-    return check(connection, {"name": "simulated", "files": [], "options": options})
+    return check(connection, {"name": "simulated", "files": [], "options": options}, progress=progress)
 
 
 def _ordinal(counts: Ints) -> Ints:

@@ -36,7 +36,9 @@ from seerec.data.events import YEAR_2100, Events, check
 from seerec.data.files import create_quarantine, read_file, text
 from seerec.data.sources.json_lines import SUFFIXES, damaged, document, first_documents, read_json_lines
 from seerec.data.sources.published import EARLIEST, in_log_order, unpacked
+from seerec.data.watching import watched
 from seerec.errors import SeerecError
+from seerec.progress import SILENT, Progress
 
 CLICKS = (
     "click", "item_click", "product_click", "result_click", "click_through", "select", "select_item", "open", "watch", "play",
@@ -80,6 +82,7 @@ def read(
     clicks: list[str] | None = None,
     shown: list[str] | None = None,
     items: Path | None = None,
+    progress: Progress = SILENT,
 ) -> Events:
     """Read a UBI log.
 
@@ -112,7 +115,8 @@ def read(
     connection.execute("SET TimeZone = 'UTC'")
     with unpacked(paths, SUFFIXES) as files:
         logs = [file for file in files if file in paths or _holds_records(connection, file)]
-        read_json_lines(connection, logs)
+        with watched(connection, progress, "reading records"):
+            read_json_lines(connection, logs)
     records = _read_records(connection, user, named, ", ".join(str(path) for path in paths))
     _judge(connection)
     source: dict[str, Any] = {
@@ -128,10 +132,10 @@ def read(
     if items is None:
         _titles(connection)
     else:
-        read_file(connection, items, "raw_items")
+        read_file(connection, items, "raw_items", progress=progress)
         source["files"].append(items.name)
     connection.execute("DROP TABLE judged; DROP TABLE json_lines")
-    events = check(connection, source, earliest=EARLIEST)
+    events = check(connection, source, earliest=EARLIEST, progress=progress)
     in_log_order(connection)
     return Events(connection, events.source, events.counts | {"records_read": records})
 
