@@ -75,7 +75,8 @@ def check(
 ) -> Events:
     """Sort the rows of ``raw_recommendations``, ``raw_searches``, ``raw_items`` and ``raw_users``.
 
-    Only the first raw table must exist. The raw tables are dropped. Times before ``earliest`` (ms UTC) are out of range.
+    Only the first raw table must exist. They are dropped. One without ``line`` holds the lines of a file after its header,
+    all of them, in their order. Times before ``earliest`` (ms UTC) are out of range.
 
     Raises
     ------
@@ -190,10 +191,11 @@ def _sort_rows(connection: duckdb.DuckDBPyConnection, table: str, columns: str) 
     """
     reason, same = _REPEATS[table]
     kept = _EVENT_TABLES.get(table, "* EXCLUDE (place, line)")
+    line = "line" if "line" in columns_of(connection, f"raw_{table}") else "rowid + 2"
     connection.execute(f"""
         CREATE TABLE {table} AS
         SELECT {kept}, place, CASE {_CHECKS[table]} END AS refused
-        FROM (SELECT rowid AS place, line, {columns} FROM raw_{table})""")
+        FROM (SELECT rowid AS place, {line} AS line, {columns} FROM raw_{table})""")
     if table == "searches":
         search = "hash(user_id, search_id)"
         _suspect(connection, table, search, f"hash({search}, timestamp, query)")
@@ -217,7 +219,7 @@ def _sort_rows(connection: duckdb.DuckDBPyConnection, table: str, columns: str) 
         INSERT INTO quarantine
         SELECT '{table}', line, reason, content
         FROM (SELECT place, refused AS reason FROM {table} WHERE refused IS NOT NULL)
-        JOIN (SELECT rowid AS place, line, whole_row::VARCHAR AS content FROM raw_{table} AS whole_row
+        JOIN (SELECT rowid AS place, {line} AS line, whole_row::VARCHAR AS content FROM raw_{table} AS whole_row
               WHERE rowid IN (SELECT place FROM {table} WHERE refused IS NOT NULL)) USING (place)
         ORDER BY line, place""")
     connection.execute(f"""

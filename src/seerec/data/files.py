@@ -126,6 +126,24 @@ def read_file(
         connection.execute(f"CREATE OR REPLACE TABLE {quoted(name)} AS FROM {cells}")
 
 
+def plain_scan(path: Path, keep: Collection[str]) -> str | None:
+    """SQL of a relation with the columns ``keep`` of a CSV file, without ``line``: row i is line i + 2.
+
+    A query of it fails at the first malformed line. None for other files, which only `scanned` can read.
+    """
+    names = header(path)
+    delimiter = None if _is_parquet(path) else _sniff(path)
+    if delimiter in (None, "\t"):
+        return None
+    return f"(SELECT {', '.join(quoted(name) for name in keep)} FROM {_read_csv(path, names, delimiter, _STOP)})"
+
+
+def _read_csv(path: Path, names: Sequence[str], delimiter: str, errors: str, quote: str = '"', strict: str = "true") -> str:
+    columns = ", ".join(f"{text(column)}: 'VARCHAR'" for column in names)
+    return f"""read_csv({text(glob.escape(str(path)))}, auto_detect = false, header = true, columns = {{{columns}}},
+        strict_mode = {strict}, delim = {text(delimiter)}, quote = {text(quote)}, escape = {text(quote)}, {errors})"""
+
+
 def _drop_temporary(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("DROP VIEW IF EXISTS numbered_rows")
     for table in _TEMPORARY:
@@ -255,16 +273,12 @@ def _read_text(connection: duckdb.DuckDBPyConnection, path: Path, table: str, na
 
 def _scan(log: _Text, quote: str, errors: str, copy: Path | None = None) -> int:
     """Fill ``csv_rows`` from the file, or from a copy of it; returns the number of rows."""
-    columns = ", ".join(f"{text(column)}: 'VARCHAR'" for column in log.names)
     chosen = ", ".join(quoted(column) for column in log.wanted)
-    marks = f"delim = {text(log.delimiter)}, quote = {text(quote)}, escape = {text(quote)}"
     for strict in ("true", "false"):  # strict reading refuses a file that mixes line endings
         _drop_temporary(log.connection)
+        scan = _read_csv(copy or log.path, log.names, log.delimiter, errors, quote, strict)
         try:
-            log.connection.execute(f"""
-                CREATE TEMP TABLE csv_rows AS SELECT {chosen} FROM read_csv(
-                    {text(glob.escape(str(copy or log.path)))}, auto_detect = false, header = true, columns = {{{columns}}},
-                    strict_mode = {strict}, {marks}, {errors})""")
+            log.connection.execute(f"CREATE TEMP TABLE csv_rows AS SELECT {chosen} FROM {scan}")
             break
         except (duckdb.OutOfMemoryException, duckdb.InterruptException):
             raise

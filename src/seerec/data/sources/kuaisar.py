@@ -24,7 +24,7 @@ from typing import Any
 import duckdb
 
 from seerec.data.events import Events, check
-from seerec.data.files import quoted, scanned
+from seerec.data.files import plain_scan, quoted, scanned
 from seerec.data.sources.published import (
     EARLIEST,
     blank,
@@ -94,12 +94,33 @@ def _take(
     progress: Progress,
 ) -> None:
     """``raw_TABLE`` from a file, with what its cells hold by this format."""
+    keep = [column for column, _ in columns.values()]
     selected = ", ".join(f"{value} AS {name}" for name, (_, value) in columns.items())
-    with scanned(connection, path, table, [column for column, _ in columns.values()], progress) as cells:
+    refused = f"CASE {' '.join(refusals)} END AS refused"
+    plain = plain_scan(path, keep)
+    if plain and _took(connection, path, table, f"SELECT {selected}, {refused} FROM {plain}", progress):
+        return
+    with scanned(connection, path, table, keep, progress) as cells:
         with watched(connection, progress, f"reading {table}"):
-            connection.execute(f"""
-                CREATE TABLE raw_{table} AS SELECT line, {selected}, CASE {" ".join(refusals)} END AS refused FROM {cells}""")
+            connection.execute(f"CREATE TABLE raw_{table} AS SELECT line, {selected}, {refused} FROM {cells}")
         refuse(connection, table, cells)
+
+
+def _took(connection: duckdb.DuckDBPyConnection, path: Path, table: str, query: str, progress: Progress) -> bool:
+    """Make ``raw_TABLE``, without ``line``, if no line is malformed and no row refused: files are large, and mostly good."""
+    try:
+        with watched(connection, progress, f"reading {path.name}"):
+            connection.execute(f"CREATE TABLE raw_{table} AS {query}")
+    except (duckdb.OutOfMemoryException, duckdb.InterruptException):
+        raise
+    except duckdb.Error:
+        return False
+    ((rows, refused),) = connection.execute(f"SELECT count(*), count(refused) FROM raw_{table}").fetchall()
+    if refused or not rows:
+        connection.execute(f"DROP TABLE raw_{table}")
+        return False
+    connection.execute(f"ALTER TABLE raw_{table} DROP COLUMN refused")
+    return True
 
 
 def _id(column: str, what: str) -> tuple[tuple[str, str], str]:
