@@ -103,6 +103,27 @@ def test_encoding_is_tokenising_one_by_one() -> None:
     assert found == [tokenise(text) if text else [] for text in texts]
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.none()
+        | st.text()
+        | st.text(st.sampled_from("ΑΣσ\u0301\u3099\u302aかが中\u200d\n _a1\U00020000한ㄱ\u1100\u1161\u0b3c"))
+    )
+)
+def test_texts_do_not_meet_when_many_are_tokenised(texts: list[str | None]) -> None:
+    """Sigmas at ends, marks at beginnings, syllables in parts: what stands in one text says nothing to the next."""
+    lexicon: dict[str, int] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("seerec.data.text._LETTERS", 20)
+        encoded = encode([pa.array(texts, pa.string())], lexicon)
+    words = list(lexicon)
+    bounds = zip(encoded.offset[:-1], encoded.offset[1:], strict=True)
+    assert [[words[code] for code in encoded.code[start:end]] for start, end in bounds] == [
+        tokenise(text) if text else [] for text in texts
+    ]
+
+
 def test_words_are_counted_in_parts_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     lexicon: dict[str, int] = {}
     encoded = encode([pa.array(["b a a", None, "c b", "", "z a", "b"])], lexicon)

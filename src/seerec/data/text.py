@@ -30,6 +30,7 @@ _CJK = (
 
 
 _PART = 1 << 26  # bytes of texts
+_LETTERS = 1 << 22  # bytes of texts that are not ASCII
 _TEXTS = 1 << 17  # texts counted together: bincount widens what it counts
 _LETTER = np.array([ord(chr(i).lower()) if chr(i).isalnum() else 0 for i in range(128)] + [*range(128, 256)], np.uint8)
 """Of each byte of UTF-8 the lower-case one, 0 for ASCII that is neither letter nor digit."""
@@ -85,13 +86,17 @@ class Tokeniser(Settings):
         -------
             The table (``word`` int32, ``text``, ``count`` int64), and the word id of every code (1 = left out).
         """
-        table = pa.table({"text": pa.array(list(lexicon), pa.string()), "count": count})
-        order = pc.sort_indices(table, [("count", "descending"), ("text", "ascending")]).to_numpy()
-        order = order[count[order] >= self.min_word_count][: self.max_words]
-        ids = np.arange(FIRST_ID, FIRST_ID + len(order), dtype=np.int32)
+        least = self.min_word_count
+        if len(count) > self.max_words:  # sorting texts is slow, and most words are too rare to matter
+            least = max(least, int(np.partition(count, -self.max_words)[-self.max_words]))
+        code = np.flatnonzero(count >= least)
+        table = pa.table({"text": pa.array(list(lexicon), pa.string()).take(pa.array(code)), "count": count[code]})
+        order = pc.sort_indices(table, [("count", "descending"), ("text", "ascending")])[: self.max_words]
+        chosen = table.take(order)
+        ids = np.arange(FIRST_ID, FIRST_ID + len(chosen), dtype=np.int32)
         word_of_code = np.full(len(lexicon), UNKNOWN, np.int32)
-        word_of_code[order] = ids
-        return table.take(pa.array(order)).add_column(0, "word", pa.array(ids)), word_of_code
+        word_of_code[code[order.to_numpy()]] = ids
+        return chosen.add_column(0, "word", pa.array(ids)), word_of_code
 
 
 @dataclass(frozen=True)
@@ -141,8 +146,59 @@ def _spaced(texts: pa.Array) -> pa.Array:
     other = pc.invert(pc.string_is_ascii(texts))
     if not pc.any(other).as_py():
         return texts
-    words = [" ".join(tokenise(text)) for text in texts.filter(other).to_pylist()]
-    return pc.replace_with_mask(texts, other, pa.array(words, pa.string()))
+    return pc.replace_with_mask(texts, other, pa.concat_arrays([_words_of(part) for part in _slices(texts.filter(other))]))
+
+
+def _slices(texts: pa.Array) -> Iterator[pa.Array]:
+    """The same texts in parts of about `_LETTERS` bytes, at least one text each."""
+    ends = np.cumsum(pc.binary_length(texts).to_numpy())
+    first = 0
+    while first < len(texts):
+        before = ends[first - 1] if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, before + _LETTERS, side="right")))
+        yield texts.slice(first, last - first)
+        first = last
+
+
+@lru_cache(maxsize=1)
+def _classes() -> NDArray[np.uint8]:
+    """Of each code point 1 for letters and digits, 2 for combining marks, 3 for CJK, and 0."""
+    cjk = re.compile(f"[{_CJK}]")
+    points = map(chr, range(sys.maxunicode + 1))
+    return np.array(
+        [3 if cjk.match(c) else 1 if c.isalnum() else 2 if unicodedata.category(c).startswith("M") else 0 for c in points],
+        np.uint8,
+    )
+
+
+def _words_of(texts: pa.Array) -> pa.Array:
+    """Of each text its words with a blank after each: `tokenise`, on the code points of all texts at once."""
+    lines = pc.binary_join_element_wise(pc.replace_substring(texts, "\n", " "), "", "\n")  # "\n" ends a text, and nothing else
+    _, ends, content = lines.buffers()
+    bound = np.frombuffer(ends, np.int32)[lines.offset : lines.offset + len(lines) + 1]
+    whole = content.to_pybytes()[bound[0] : bound[-1]].decode()
+    whole = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", whole).lower())
+    point = np.frombuffer(whole.encode("utf-32-le"), np.uint32)
+    kind = _classes()[point]
+    ends_text = point == ord("\n")
+    # Marks belong to the word whose letters they follow.
+    place = np.arange(len(point), dtype=np.int32)
+    bearer = np.maximum.accumulate(np.where(kind == 2, 0, place))
+    kind = np.where(kind == 2, (kind[bearer] == 1).astype(np.uint8), kind)
+    following, before = np.append(kind[1:], 0), np.append(0, kind[:-1])
+    ends_word = (kind == 1) & (following != 1)
+    pair = (kind == 3) & (following == 3)
+    alone = (kind == 3) & (following != 3) & (before != 3)
+    length = 1 * (kind == 1) + ends_word + 3 * pair + 2 * alone + ends_text
+    end = np.cumsum(length)
+    start = end - length
+    made = np.full(end[-1], ord(" "), np.uint32)
+    for chosen, step in (((kind == 1) | pair | alone | ends_text, 0), (pair, 1)):
+        at = np.flatnonzero(chosen)
+        made[start[at] + step] = point[at + step]
+    spaced = made.tobytes().decode("utf-32-le").encode()
+    offset = np.append(0, np.flatnonzero(np.frombuffer(spaced, np.uint8) == ord("\n")) + 1).astype(np.int32)
+    return pa.StringArray.from_buffers(len(texts), pa.py_buffer(offset), pa.py_buffer(spaced))
 
 
 def _split(texts: pa.Array) -> tuple[NDArray[np.int64], pa.Array]:
