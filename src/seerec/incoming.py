@@ -19,7 +19,7 @@ from seerec.batch import Batch
 from seerec.config import BatchSettings
 from seerec.data.corpus import UNKNOWN, Corpus
 from seerec.data.histories import Arrays, Histories, Ints, expand
-from seerec.data.text import encode
+from seerec.data.text import Lexicon, encode
 from seerec.errors import SeerecError
 
 _EXAMPLE = (
@@ -141,9 +141,9 @@ def parse(histories: Any, loaded: Artifact) -> Log:
         read.history(f"histories[{place}]", history)
     rec_item = _numbers(read.rec_item, loaded.items["item_id"])
     click_item = _numbers(read.click_item, loaded.items["item_id"])
-    lexicon: dict[str, int] = {}
+    lexicon = Lexicon()
     words = encode([pa.array(read.query, pa.string())], lexicon)
-    known_word = _numbers(list(lexicon), loaded.words["text"])
+    known_word = _numbers(lexicon.words.to_pylist(), loaded.words["text"])
     word = np.where(known_word < 0, UNKNOWN, loaded.words["word"].to_numpy()[known_word] if len(loaded.words) else UNKNOWN)
     user = _numbers(read.user_id, loaded.users["user_id"])
     ids = loaded.users["user"].to_numpy()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seerec.data.text import Tokeniser, encode, tokenise
+from seerec.data.text import Lexicon, Tokeniser, encode, tokenise
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_ids_of_unknown_words() -> None:
 def test_fit_against_a_counter(min_word_count: int, max_words: int) -> None:
     texts = ["b a a", None, "c b", "中文", "é é", "z"]
     uses = np.array([2, 5, 1, 1, 1, 0])
-    lexicon: dict[str, int] = {}
+    lexicon = Lexicon()
     encoded = encode([pa.array(texts[:2]), pa.array(texts[2:])], lexicon)
     table, word_of_code = Tokeniser(min_word_count=min_word_count, max_words=max_words).fit(
         lexicon, encoded.count(len(lexicon), uses)
@@ -82,7 +82,7 @@ def test_fit_against_a_counter(min_word_count: int, max_words: int) -> None:
 
 def test_nothing_to_encode() -> None:
     encoded = encode([], {})
-    table, word_of_code = Tokeniser().fit({}, encoded.count(0))
+    table, word_of_code = Tokeniser().fit(Lexicon(), encoded.count(0))
     assert (table.num_rows, len(word_of_code), encoded.offset.tolist()) == (0, 0, [0])
 
 
@@ -92,10 +92,10 @@ def test_encoding_is_tokenising_one_by_one() -> None:
     letters = "ab zA9-_.,[]()  \t\n\0ＡＢé\u0301你好世界かなカナ한국 ß İ ſ"
     texts: list[str | None] = ["".join(draw.choice(letters) for _ in range(draw.randrange(12))) for _ in range(3000)]
     texts += [None, "", " ", *(f"a{chr(i)}B" for i in range(1, sys.maxunicode + 1, 7) if not 0xD800 <= i <= 0xDFFF)]
-    lexicon: dict[str, int] = {}
+    lexicon = Lexicon()
     chunks = [pa.array(texts[:1000], pa.string()), pa.array([], pa.string()), pa.array(["x y", *texts[1000:]], pa.string())[1:]]
     encoded = encode(chunks, lexicon)
-    words = list(lexicon)
+    words = lexicon.words.to_pylist()
     found = [
         [words[code] for code in encoded.code[start:end]]
         for start, end in zip(encoded.offset[:-1], encoded.offset[1:], strict=True)
@@ -113,11 +113,11 @@ def test_encoding_is_tokenising_one_by_one() -> None:
 )
 def test_texts_do_not_meet_when_many_are_tokenised(texts: list[str | None]) -> None:
     """Sigmas at ends, marks at beginnings, syllables in parts: what stands in one text says nothing to the next."""
-    lexicon: dict[str, int] = {}
+    lexicon = Lexicon()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("seerec.data.text._LETTERS", 20)
         encoded = encode([pa.array(texts, pa.string())], lexicon)
-    words = list(lexicon)
+    words = lexicon.words.to_pylist()
     bounds = zip(encoded.offset[:-1], encoded.offset[1:], strict=True)
     assert [[words[code] for code in encoded.code[start:end]] for start, end in bounds] == [
         tokenise(text) if text else [] for text in texts
@@ -125,12 +125,12 @@ def test_texts_do_not_meet_when_many_are_tokenised(texts: list[str | None]) -> N
 
 
 def test_words_are_counted_in_parts_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    lexicon: dict[str, int] = {}
+    lexicon = Lexicon()
     encoded = encode([pa.array(["b a a", None, "c b", "", "z a", "b"])], lexicon)
     uses = np.array([2, 5, 1, 1, 3, 1])
     whole = encoded.count(len(lexicon)), encoded.count(len(lexicon), uses)
     monkeypatch.setattr("seerec.data.text._TEXTS", 2)
     for one, other in zip(whole, (encoded.count(len(lexicon)), encoded.count(len(lexicon), uses)), strict=True):
         assert (one == other).all()
-    assert dict(zip(lexicon, whole[0].tolist(), strict=True)) == {"b": 3, "a": 3, "c": 1, "z": 1}
-    assert dict(zip(lexicon, whole[1].tolist(), strict=True)) == {"b": 4, "a": 7, "c": 1, "z": 3}
+    assert dict(zip(lexicon.words.to_pylist(), whole[0].tolist(), strict=True)) == {"b": 3, "a": 3, "c": 1, "z": 1}
+    assert dict(zip(lexicon.words.to_pylist(), whole[1].tolist(), strict=True)) == {"b": 4, "a": 7, "c": 1, "z": 3}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from seerec.data.corpus import FIRST_ID, UNKNOWN
 from seerec.data.files import quoted
-from seerec.data.text import Encoded, Tokeniser, encode
+from seerec.data.text import Encoded, Lexicon, Tokeniser, encode
 
 
 def item_features(checked: duckdb.DuckDBPyConnection, items: pa.Table) -> pa.Table:
@@ -66,7 +66,7 @@ def write_features(
     users: pa.Table,
     queries: Encoded,
     uses: NDArray[np.int64],
-    lexicon: dict[str, int],
+    lexicon: Lexicon,
     tokeniser: Tokeniser,
 ) -> dict[str, int]:
     """Write everything about items, users and words into ``folder``; returns their counts.

@@ -27,7 +27,7 @@ from seerec.data.features import item_features, user_features, write_features
 from seerec.data.hashes import checksums, hash_content
 from seerec.data.splits import Bounds, check_bounds, no_clicks, no_targets, split_instants
 from seerec.data.targets import TASKS, Task
-from seerec.data.text import Encoded, Tokeniser, encode
+from seerec.data.text import Encoded, Lexicon, Tokeniser, encode
 from seerec.errors import SeerecError
 from seerec.progress import SILENT, Progress
 
@@ -109,7 +109,7 @@ class _Plan:
     queries: Encoded
     uses: NDArray[np.int64]
     """Training searches of each query."""
-    lexicon: dict[str, int]
+    lexicon: Lexicon
     """Words of the queries by their codes; texts of items add theirs."""
 
 
@@ -121,7 +121,7 @@ def _run_plan(tables: Tables, folder: Path, settings: DataSettings, instants: Bo
     }
     tables.create("settings", pa.table(values))
     steps = sorted((resources.files("seerec.data") / "plan").iterdir(), key=lambda step: step.name)
-    lexicon: dict[str, int] = {}
+    lexicon = Lexicon()
     with progress.task("users, clicks and searches", len(steps) + 1, "steps") as bar:
         for step in steps:
             tables.run(step.read_text())

@@ -72,13 +72,13 @@ class Tokeniser(Settings):
         """The word ids of ``text``; a word out of the vocabulary becomes 1."""
         return [vocabulary.get(word, UNKNOWN) for word in tokenise(text)]
 
-    def fit(self, lexicon: Mapping[str, int], count: NDArray[np.int64]) -> tuple[pa.Table, NDArray[np.int32]]:
+    def fit(self, lexicon: "Lexicon", count: NDArray[np.int64]) -> tuple[pa.Table, NDArray[np.int32]]:
         """Choose the vocabulary: most frequent words first, ties in the order of their code points.
 
         Parameters
         ----------
         lexicon
-            Word to code, codes 0, 1, 2, ... in the mapping's order.
+            The words by their codes.
         count
             How often each code occurs in the training split.
 
@@ -90,13 +90,32 @@ class Tokeniser(Settings):
         if len(count) > self.max_words:  # sorting texts is slow, and most words are too rare to matter
             least = max(least, int(np.partition(count, -self.max_words)[-self.max_words]))
         code = np.flatnonzero(count >= least)
-        table = pa.table({"text": pa.array(list(lexicon), pa.string()).take(pa.array(code)), "count": count[code]})
+        table = pa.table({"text": lexicon.words.take(pa.array(code)), "count": count[code]})
         order = pc.sort_indices(table, [("count", "descending"), ("text", "ascending")])[: self.max_words]
         chosen = table.take(order)
         ids = np.arange(FIRST_ID, FIRST_ID + len(chosen), dtype=np.int32)
         word_of_code = np.full(len(lexicon), UNKNOWN, np.int32)
         word_of_code[code[order.to_numpy()]] = ids
         return chosen.add_column(0, "word", pa.array(ids)), word_of_code
+
+
+class Lexicon:
+    """Words by their codes 0, 1, 2, ..., in the order in which they came. Millions of them, so they stay Arrow's."""
+
+    def __init__(self) -> None:
+        self.words: pa.Array = pa.array([], pa.string())
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def codes(self, words: pa.Array) -> NDArray[np.int32]:
+        """The codes of different words, of which new ones get the next."""
+        found = pc.index_in(words, value_set=self.words)
+        codes: NDArray[np.int32] = pc.fill_null(found, -1).to_numpy().copy()
+        missing = codes < 0
+        codes[missing] = np.arange(len(self.words), len(self.words) + np.count_nonzero(missing), dtype=np.int32)
+        self.words = pa.concat_arrays([self.words, words.filter(pa.array(missing))])
+        return codes
 
 
 @dataclass(frozen=True)
@@ -116,16 +135,15 @@ class Encoded:
         return total
 
 
-def encode(texts: Iterable[pa.Array], lexicon: dict[str, int]) -> Encoded:
+def encode(texts: Iterable[pa.Array], lexicon: Lexicon) -> Encoded:
     """Tokenise Arrow arrays of texts (null = no words), adding new words to ``lexicon``."""
     lengths: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
     codes: list[NDArray[np.int32]] = [np.zeros(0, np.int32)]
     for chunk in _gathered(texts):
         length, words = _split(_spaced(chunk.cast(pa.string()).fill_null("")))
         named = words.dictionary_encode()
-        known = (lexicon.setdefault(word, len(lexicon)) for word in named.dictionary.to_pylist())
         lengths.append(length)
-        codes.append(np.fromiter(known, np.int32, len(named.dictionary))[named.indices.to_numpy()])
+        codes.append(lexicon.codes(named.dictionary)[named.indices.to_numpy()])
     return Encoded(np.cumsum(np.concatenate(lengths)), np.concatenate(codes))
 
 
