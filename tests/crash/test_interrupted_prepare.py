@@ -1,7 +1,6 @@
 """A preparation that is stopped, killed or out of disk space leaves the old corpus or the new one, and nothing else."""
 
 import contextlib
-import multiprocessing
 import os
 import resource
 import signal
@@ -20,14 +19,6 @@ SIZES = (0, 100, 2000, 20_000, 60_000, 10**8)
 
 
 @pytest.fixture(scope="module")
-def processes():
-    """Children of a server that has imported everything once, so that a start costs milliseconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["seerec.data.door", "pandas", "duckdb"])
-    return context
-
-
-@pytest.fixture(scope="module")
 def raw(tmp_path_factory):
     folder = tmp_path_factory.mktemp("raw")
     simulate(folder, kind="kuaisar", scale=0.002, seed=1, progress=SILENT)
@@ -38,13 +29,13 @@ def prepare(begun, raw, out, seed, limit=None):
     """In a child: exit 0 when it is done, 3 when it was interrupted, 4 with an error that names the folder."""
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
     try:
         begun.set()
         seerec.prepare(out, source="kuaisar", paths=[raw], settings={"seed": seed}, memory="100MB")
     except KeyboardInterrupt:
         os._exit(3)
     except SeerecError as error:
-        print(error)
         os._exit(4 if str(out) in error.cause else 5)
     os._exit(0)
 

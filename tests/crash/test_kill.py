@@ -1,7 +1,6 @@
 """SIGKILL at any moment, a full disk at any byte: what was there before can be read, and a run goes on bit for bit."""
 
 import json
-import multiprocessing
 import os
 import resource
 import shutil
@@ -25,20 +24,6 @@ from seerec.training.optimizers import LazyAdam
 
 BATCH = BatchSettings(rec_length=6, search_length=5, query_words=3, clicks=2)
 WRITERS = [str(Path(module.__file__)) for module in (atomic, artifact, checkpoint)]
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """Children of a server that has imported everything once, so that a start costs milliseconds."""
-    context = multiprocessing.get_context("forkserver")
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # equal bytes need equal threads
-    context.set_forkserver_preload(["seerec.training.train", "torch._dynamo"])
-    yield context
-    if before is None:
-        del os.environ["OMP_NUM_THREADS"]
-    else:
-        os.environ["OMP_NUM_THREADS"] = before
 
 
 def results(run):
