@@ -75,7 +75,9 @@ def test_flags_go_first_and_strange_recipes_are_refused(tmp_path: Path, capsys: 
     assert cli.main(["prepare", "qilin", str(tmp_path / "raw"), "--out", str(tmp_path / "q"), "--recipe", str(small)]) == 2
     assert "for the source kuaisar" in capsys.readouterr().err
     for content, cause in (
-        ("title = 1", "'title' = 1"), ("title", "not a TOML file"), ('title = "a"\nsource = "b"\nx = 1', "'x' = 1"),
+        ("title = 1", "'title' = 1"), ("title", "not a TOML file"), ('title = "a"\nsource = "b"\nx = 1', "no setting 'x'"),
+        ('\ufeffsource = "b"', "'title' is missing"),
+        ('title = "a"\nsource = "b"\ncompares = {}', "Did you mean compare"),
     ):  # fmt: skip
         (tmp_path / "odd.toml").write_text(content)
         with pytest.raises(SeerecError, match=cause):

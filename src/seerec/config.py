@@ -3,6 +3,8 @@
 Model settings live beside their model. All settings are frozen, refuse unknown names and are stored with every result.
 """
 
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -172,10 +174,28 @@ class TrainSettings(Settings):
     """Older checkpoints are removed."""
 
 
-def refusal(error: ValidationError, fix: str, prefix: str = "") -> SeerecError:
-    """What is wrong with the first setting that was refused, by the name the user gave (after ``prefix``)."""
+def refusal(error: ValidationError, fix: str, known: Iterable[str], prefix: str = "") -> SeerecError:
+    """What is wrong with the first setting that was refused, by the name the user gave (after ``prefix``).
+
+    The answer to an unknown name is the nearest of the ``known`` ones.
+    """
     first = error.errors()[0]
     name = prefix + ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        near = get_close_matches(name, list(known), n=1)
+        return SeerecError(f"There is no setting {name!r}.", f"Did you mean {near[0]}? {fix}" if near else fix)
+    if first["type"] == "missing":
+        return SeerecError(f"The setting {name!r} is missing.", fix)
     message = first["msg"].removeprefix("Value error, ")
     what = f"The setting {name!r} = {first['input']!r} is" if first["loc"] else "The settings are"
     return SeerecError(f"{what} not valid: {message[0].lower()}{message[1:]}.", fix)
+
+
+def names(settings: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every setting by its dotted name."""
+    for name, field in settings.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from names(inner, f"{prefix}{name}.")
+        else:
+            yield prefix + name

@@ -81,8 +81,9 @@ def raw_files(content: dict[str, Any]) -> RenderableType:
 def corpus(content: dict[str, Any]) -> RenderableType:
     """Counts of a corpus, and refused rows by reason."""
     counts = content["counts"]
+    before = {name: f"{counts[f'{name}_before_filters']:,}" for name in ("users", "recommendation_clicks", "searches")}
     rows = [
-        [label, f"{counts[name]:,}"]
+        [label, before.get(name, ""), f"{counts[name]:,}"]
         for label, name in (
             ("users", "users"), ("items", "items"), ("items without a description", "items_without_description"),
             ("words", "words"), ("recommendation clicks", "recommendation_clicks"),
@@ -94,7 +95,7 @@ def corpus(content: dict[str, Any]) -> RenderableType:
     title = f"{content['corpus']} (replaces the corpus that was there)" if content["replaced"] else content["corpus"]
     if content["simulated"]:
         title += ", of simulated files"
-    parts = [_table([title, ""], rows)]
+    parts = [_table([title, "before filters", "kept"], rows)]
     refused = [
         [table, reason, f"{number:,}"] for table, reasons in content["quarantined"].items() for reason, number in reasons.items()
     ]

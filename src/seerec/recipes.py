@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from seerec.config import Settings, refusal
+from seerec.config import Settings, names, refusal
 from seerec.errors import SeerecError
 
 
@@ -40,10 +40,10 @@ def read_recipe(file: Path) -> Recipe:
         The file is missing, no TOML, or says something that no recipe says.
     """
     try:
-        return Recipe(**tomllib.loads(file.read_text(encoding="utf-8")))
+        return Recipe(**tomllib.loads(file.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise SeerecError(f"Cannot read the recipe {file}: {error.strerror}.", "Check the path.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SeerecError(f"{file} is not a TOML file ({error}).", "See the files in `recipes/`.") from error
     except ValidationError as error:
-        raise refusal(error, "A recipe has title, source, options, data, train and compare.") from error
+        raise refusal(error, "A recipe has title, source, options, data, train and compare.", names(Recipe)) from error

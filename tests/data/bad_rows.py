@@ -167,7 +167,7 @@ def kuaisar() -> Iterator[Case]:
     yield Case("nothing in it", "searches", [{"keyword": "", "item_id": "", "click_cnt": "0"}], ["search_empty"])
     yield Case("words alone", "searches", [{"item_id": ""}], [None])
     yield Case("an unknown type", "searches", [{"item_type": "COMMODITY", "search_source": ""}], [None])
-    yield Case("handed out twice at once", "recommendations", [{}, {"click": "0"}], [None, "duplicate"])
+    yield Case("handed out twice at once", "recommendations", [{}, {}, {"click": "0"}], [None, "duplicate", None])
     yield Case("handed out again later", "recommendations", [{}, {"timestamp": f"{NOON + 500_000_001}"}], [None, None])
     unread = {"playing_time": "nan", "duration_ms": "-1", "like": "x", "time": "", "search": NUL}
     yield Case("junk beside what is read", "recommendations", [unread], [None])
@@ -215,7 +215,7 @@ def tables() -> Iterator[Case]:
                 yield Case(f"line {line[:40]!r}", table, [line], ["malformed_line"])
     yield from _together("timestamp", "query", "clicked", "red", "blue")
     yield Case("a query that went missing", "searches", [{}, {"query": "", "item_id": "j"}], [None, "search_inconsistent"])
-    yield Case("handed out twice at once", "recommendations", [{}, {"clicked": "0"}], [None, "duplicate"])
+    yield Case("handed out twice at once", "recommendations", [{}, {}, {"clicked": "0"}], [None, "duplicate", None])
     yield Case("handed out by another request", "recommendations", [{}, {"request_id": "r"}], [None, None])
     yield Case("an item described twice", "items", [{"item_id": "j"}, {"item_id": "j", "title": "x"}], [None, "item_duplicate"])
     yield Case("a user described twice", "users", [{"user_id": "v"}, {"user_id": "v"}], [None, "user_duplicate"])
@@ -332,8 +332,11 @@ def files() -> Iterator[File]:
     yield File("no last line end", lambda c: c[:-1], {})
     yield File("blank lines at the end", lambda c: c + b"\n\n\r\n", {})
     yield File("blank lines between", _with(4, b"", b""), {})
-    bad = b"", b"bad", b"", b"", b"worse"  # blank lines have no number
-    yield File("blank lines and bad ones", _with(4, *bad), dict.fromkeys((4, 5), "malformed_line"), lines=2)
+    bad = b"", b"bad", b"", b"", b"worse"
+    yield File("blank lines and bad ones", _with(4, *bad), dict.fromkeys((5, 8), "malformed_line"), lines=2)
+    stray = b'7,"7" and more' + b",1" * 40
+    for line in (2, 4, 20):
+        yield File(f"a stray quote on line {line}", _with(line, stray), {line: "malformed_line"}, lines=1)
     yield File("a line of blanks", _with(4, b"    "), {4: "malformed_line"}, lines=1)
     yield File("the last line cut", lambda c: c[: len(c) - 12], {21: "malformed_line"})
     yield File("zeros at the end", lambda c: c + bytes(512), {22: "malformed_line"}, lines=1)

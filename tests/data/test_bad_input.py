@@ -11,7 +11,7 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,12 @@ def text_of(rows: Iterable[Mapping[str, str] | str], columns: Iterable[str]) -> 
     return file.getvalue()
 
 
+def lines_of(rows: Sequence[Mapping[str, str] | str]) -> list[int]:
+    """The line of the file on which each row begins; a cell may hold line breaks."""
+    heights = [text_of([row], ()).count("\n") - 1 for row in rows]
+    return list(itertools.accumulate(heights, initial=2))[:-1]
+
+
 def own(source: str, table: str, number: int) -> dict[str, str]:
     """A good row like no other."""
     row = dict(GOOD[source][table])
@@ -87,15 +93,15 @@ def own(source: str, table: str, number: int) -> dict[str, str]:
 def write_cases(source: str, folder: Path, cases: Iterable[Case]) -> dict[str, dict[int, tuple[str, str | None]]]:
     """All cases as files, a good row before them; what and fate of each line."""
     rows: dict[str, list[Any]] = {table: [own(source, table, 0)] for table in GOOD[source]}
-    expected: dict[str, dict[int, tuple[str, str | None]]] = {table: {2: ("good", None)} for table in rows}
+    fates: dict[str, list[tuple[str, str | None]]] = {table: [("good", None)] for table in rows}
     for number, case in enumerate(cases, 1):
         base = own(source, case.table, number)
         for row, fate in zip(case.rows, case.fates, strict=True):
             rows[case.table].append(row if isinstance(row, str) else {**base, **row})
-            expected[case.table][len(rows[case.table]) + 1] = case.what, fate
+            fates[case.table].append((case.what, fate))
     for table in rows:
         path_of(source, folder, table).write_text(text_of(rows[table], GOOD[source][table]), encoding="utf-8", newline="")
-    return expected
+    return {table: dict(zip(lines_of(rows[table]), fates[table], strict=True)) for table in rows}
 
 
 def refused(events: Events, table: str) -> dict[int, str]:
@@ -114,7 +120,7 @@ def check_sums(events: Events, table: str, rows: int) -> None:
     assert accepted + quarantined == rows
     if table in ("recommendations", "searches"):
         lines = {line for (line,) in events.connection.execute(f"SELECT line FROM {table}").fetchall()}
-        assert lines | refused(events, table).keys() == set(range(2, rows + 2))
+        assert len(lines | refused(events, table).keys()) == rows  # every line once
         assert len(lines) == accepted
 
 
@@ -320,9 +326,9 @@ def fates_of_recommendations(rows: list[dict[str, str]]) -> Fates:
     """What the contract says of each line, one row at a time."""
     fates: Fates = {}
     seen = set()
-    for line, row in enumerate(rows, 2):
+    for line, row in zip(lines_of(rows), rows, strict=True):
         time, no_time = as_time(row["timestamp"])
-        key = as_id(row["user_id"]), as_id(row["item_id"]), time
+        key = as_id(row["user_id"]), as_id(row["item_id"]), time, as_number(row["click"])
         why = why_not("user", row["user_id"]) or why_not("item", row["item_id"])
         why = why or (no_time if no_time != "time_out_of_range" or not plausible(row["timestamp"]) else None)
         why = why or ("clicked_unreadable" if as_number(row["click"]) not in (0, 1) else None) or no_time
@@ -346,7 +352,7 @@ def fates_of_searches(rows: list[dict[str, str]]) -> Fates:
     fates: Fates = {}
     first: dict[Any, Any] = {}
     good: list[tuple[int, Any, Any, Any]] = []
-    for line, row in enumerate(rows, 2):
+    for line, row in zip(lines_of(rows), rows, strict=True):
         time, no_time = as_time(row["search_session_timestamp"])
         item = as_id(row["item_id"])
         words = re.sub(r"\.0*", "", row["keyword"]) if "." in row["keyword"] else row["keyword"]
@@ -432,12 +438,14 @@ def test_any_events_of_kuaisar(recommendations: list[dict[str, str]], searches: 
         ("searches", searches, fates_of_searches(searches)),
     ):
         found = refused(events, table)
-        wrong = {line: (rows[line - 2], fate, found.get(line)) for line, fate in fates.items() if found.get(line) != fate}
+        row_of = dict(zip(lines_of(rows), rows, strict=True))
+        wrong = {line: (row_of[line], fate, found.get(line)) for line, fate in fates.items() if found.get(line) != fate}
         assert wrong == {}
         check_sums(events, table, len(rows))
     query = "SELECT line, user_id, item_id, timestamp FROM recommendations"
+    row_of = dict(zip(lines_of(recommendations), recommendations, strict=True))
     for line, user, item, time in events.connection.execute(query).fetchall():
-        row = recommendations[line - 2]
+        row = row_of[line]
         assert (int(user), int(item), time) == (as_id(row["user_id"]), as_id(row["item_id"]), as_time(row["timestamp"])[0])
     events.connection.close()
 
@@ -474,9 +482,10 @@ def test_any_events_of_tables(recommendations: list[dict[str, str]], searches: l
     events = read_tables(folder)
     for table, rows in given_rows.items():
         check_sums(events, table, len(rows))
+        place = {line: number for number, line in enumerate(lines_of(rows))}
         accepted = events.connection.execute(f"SELECT line, user_id, item_id, timestamp, clicked FROM {table}").fetchall()
         for line, user, item, time, clicked in accepted:
-            row = rows[line - 2]
+            row = rows[place[line]]
             assert (user, item or "") == (row["user_id"], row["item_id"] if row["item_id"].strip() else "")
             assert user.strip()
             assert table == "searches" or item
@@ -484,13 +493,13 @@ def test_any_events_of_tables(recommendations: list[dict[str, str]], searches: l
             assert clicked in (True, False)
         for line, reason in refused(events, table).items():
             assert reason in REASONS
-            assert is_so(reason, rows[line - 2], rows[: line - 2]), (reason, rows[line - 2])
+            assert is_so(reason, rows[place[line]], rows[: place[line]]), (reason, rows[place[line]])
     events.connection.close()
 
 
 def what_counts(row: dict[str, str]) -> dict[str, str]:
-    """Of a row, where repeats are looked for: blank cells are like empty ones, and whether it was clicked does not matter."""
-    return {column: cell.strip() for column, cell in row.items() if column != "clicked"}
+    """Of a row, where repeats are looked for: blank cells are like empty ones, and what does not say so was clicked."""
+    return {column: cell.strip() for column, cell in row.items()} | {"clicked": row["clicked"] or "1"}
 
 
 def is_so(reason: str, row: dict[str, str], before: list[dict[str, str]]) -> bool:

@@ -64,12 +64,18 @@ def test_a_recommendation_check_refuses_the_bad_row_and_keeps_the_near_one(
     assert [line for (line,) in rows(events, "recommendations", "line")] == [1, 3]
 
 
-@pytest.mark.parametrize("other", [{"user_id": "v"}, {"item_id": "j"}, {"timestamp": 6}, {"request_id": "q"}])
+@pytest.mark.parametrize("other", [{"user_id": "v"}, {"item_id": "j"}, {"timestamp": 6}, {"request_id": "q"}, {"clicked": False}])
 def test_only_exact_repeats_are_duplicates_and_the_first_stays(other: dict[str, Any]) -> None:
     plain = {**GOOD, "request_id": "r", "clicked": True}
-    events = from_tables(recommendations=frame(plain, {**plain, "clicked": False}, {**plain, **other}))
+    events = from_tables(recommendations=frame(plain, plain, {**plain, **other}))
     assert refused(events) == [("recommendations", 2, "duplicate")]
-    assert rows(events, "recommendations", "line, clicked")[0] == (1, True)
+    assert [line for (line,) in rows(events, "recommendations", "line")] == [1, 3]
+
+
+def test_a_click_counts_when_the_same_item_was_shown_without_one_before() -> None:
+    shown = {**GOOD, "request_id": "r", "clicked": False}
+    events = from_tables(recommendations=frame(shown, {**shown, "clicked": True}))
+    assert rows(events, "recommendations", "line, clicked") == [(1, False), (2, True)]
 
 
 @pytest.mark.parametrize(
@@ -239,7 +245,7 @@ def test_item_columns_become_title_text_and_categories() -> None:
         }
     )  # fmt: skip
     events = from_tables(recommendations=frame(GOOD), items=items)
-    assert rows(events, "items") == [("i", "Red Shoe", "Red Shoe for running soft|light Sport|Outdoor 7", "Sport|Outdoor", "7")]
+    assert rows(events, "items") == [("i", "Red Shoe", "Red Shoe for running soft|light Sport|Outdoor", "Sport|Outdoor", "7")]
     assert events.source["items_columns"] == {
         "title": "title", "text": ["description", "tags"], "category": ["genres", "Brand"],
         "ignored": ["price", "imageURL", "other_id", "raw"],
@@ -360,6 +366,27 @@ def test_malformed_lines_are_quarantined_and_the_others_keep_their_numbers(tmp_p
     )
     path.write_text("a,b\n0\n1,x\n")
     assert table_of(path) == ([(3, "1", "x")], [(2, "malformed_line", "0")])
+
+
+def test_lines_are_those_of_the_file_whatever_is_between_them(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text('a,b\n1,x\n\n2,"y\nz ""w, ""\n"\n3,5" disc\n\n\nbad\n4,"v,"\n5,"never,1\n6,"z"\n7,u\n')
+    assert table_of(path) == (
+        [(2, "1", "x"), (4, "2", 'y\nz "w, "\n'), (7, "3", '5" disc'), (11, "4", "v,"), (14, "7", "u")],
+        [(10, "malformed_line", "bad"), (12, "malformed_line", '5,"never,1'), (13, "malformed_line", '6,"z"')],
+    )
+    path.write_text('a,b\n\n1,x\n2,"y\n\nz"\n3,w\n')
+    assert table_of(path) == ([(3, "1", "x"), (4, "2", "y\n\nz"), (7, "3", "w")], [])
+
+
+@pytest.mark.parametrize("line", [2, 3, 150, 300])
+def test_a_stray_quote_costs_its_own_line_alone(tmp_path: Path, line: int) -> None:
+    lines = [f'{number},"Film {number}, The",Drama' for number in range(300)]
+    lines[line - 2] = '0,"Film" uncut,Drama'
+    (tmp_path / "items.csv").write_text("\n".join(["id,title,genre", *lines]))
+    good, bad = table_of(tmp_path / "items.csv")
+    assert bad == [(line, "malformed_line", '0,"Film" uncut,Drama')]
+    assert [number for number, *_ in good] == [number for number in range(2, 302) if number != line]
 
 
 def test_quotes_are_plain_characters_where_they_do_not_quote(tmp_path: Path) -> None:

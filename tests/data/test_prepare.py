@@ -442,7 +442,7 @@ def test_manifest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("log", "settings", "cause"),
     [
-        ([], {}, "No user has at least 1 clicked"),
+        ([], {}, "No user has a clicked recommendation"),
         (simple(), {"min_user_clicks": 9}, "No user has at least 9 clicked"),
         ([*three("a", "x", "y"), *three("b", "x", "y")], {}, "fewer than 3 clicked"),
         ([*three("a", "x", "y", "z", "w")], {}, "1 outside pool"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import duckdb
 
-from seerec.data.files import quoted
+from seerec.data.sql import quoted
 from seerec.errors import SeerecError
 
 REQUIRED = {
@@ -151,7 +151,7 @@ def side_columns(connection: duckdb.DuckDBPyConnection, table: str, columns: dic
     """SQL columns of ``items`` or ``users``, and which columns became title, text, category or nothing.
 
     Categories are the columns with a category's name (in ``users``: every column); text is every other column that
-    mostly holds letters and is neither an id nor an address.
+    mostly holds letters and is neither an id nor an address. Names of categories are words of the item, too, numbers are not.
     """
     key = REQUIRED[table][0]
     parts = [f"{_id(key, columns[_spelt(columns, key)])} AS {key}" if columns else f"NULL::VARCHAR AS {key}"]
@@ -166,7 +166,8 @@ def side_columns(connection: duckdb.DuckDBPyConnection, table: str, columns: dic
             if name != title and name not in categories and not _REFERENCE.search(name)
             and _is_text(connection, f"raw_{table}", name, columns[name])
         ]  # fmt: skip
-        words = [_cell(name, columns[name]) for name in ([title] if title else []) + texts + list(categories)]
+        named = [name for name in categories if _is_text(connection, f"raw_{table}", name, columns[name])]
+        words = [_cell(name, columns[name]) for name in ([title] if title else []) + texts + named]
         parts += [f"{_cell(title, columns[title]) if title else 'NULL::VARCHAR'} AS title"]
         parts += [f"nullif(concat_ws(' ', {', '.join(words)}), '') AS text" if words else "NULL::VARCHAR AS text"]
     else:
@@ -236,8 +237,8 @@ def _is_text(connection: duckdb.DuckDBPyConnection, table: str, name: str, kind:
     if not kind.startswith(("VARCHAR", "ENUM")):
         return False
     cell = _cell(name, kind)
-    row = connection.execute(
-        f"SELECT avg((regexp_matches({cell}, '\\p{{L}}') AND NOT regexp_matches({cell}, '^https?://'))::DOUBLE) "
-        f"FROM {quoted(table)}"
-    ).fetchone()
+    row = connection.execute(f"""
+        SELECT avg(CASE WHEN TRY_CAST({cell} AS DOUBLE) IS NOT NULL THEN 0 -- fast, and most columns are numbers
+                        ELSE (regexp_matches({cell}, '\\p{{L}}') AND NOT regexp_matches({cell}, '^https?://'))::DOUBLE END)
+        FROM {quoted(table)}""").fetchone()
     return row is not None and row[0] is not None and row[0] > 0.5

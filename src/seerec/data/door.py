@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import duckdb
 from pydantic import TypeAdapter, ValidationError
 
 from seerec.atomic import scratch_folder
-from seerec.config import DataSettings, refusal
+from seerec.config import DataSettings, names, refusal
 from seerec.data import events as contract
 from seerec.data.corpus import Corpus
 from seerec.data.engines import engine_named
@@ -34,9 +33,7 @@ _READERS: dict[str, Callable[..., Any]] = {
     "interactions": interaction_files.read, "jdsearch": jdsearch.read, "kuaisar": kuaisar.read, "qilin": qilin.read,
     "simulated": simulated.read, "ubi": ubi.read,
 }  # fmt: skip
-SIMULATED = "SIMULATED.json"
-"""Lies in every folder of `seerec simulate`."""
-_DATES = ("val_start", "test_start", "val_fraction", "test_fraction")
+_DATES, _SHARES = ("val_start", "test_start"), ("val_fraction", "test_fraction")
 
 
 def prepare(
@@ -102,8 +99,6 @@ def prepare(
             else:
                 given["paths"] = [Path(path) for path in paths]
             events = _READERS[source](connection, **given, progress=progress)
-        if source == "simulated" or any((Path(path) / SIMULATED).is_file() for path in paths):
-            events = replace(events, source=events.source | {"simulated": True})
         return write_corpus(events, target, _settings(chosen, events.suggested), run, progress)
 
 
@@ -131,16 +126,16 @@ def _interruptible() -> Iterator[None]:
 
 
 def _settings(given: DataSettings | Mapping[str, Any] | None, suggested: Mapping[str, Any]) -> DataSettings:
-    """The settings given, with what the source suggests for the others; its dates go unless the split is left to it."""
+    """The settings given, with what the source suggests for the others; its dates go where the split is another or by shares."""
     if isinstance(given, DataSettings):
         given = given.model_dump(include=given.model_fields_set)
     values = _named_values("settings", given or {})
-    if values.get("split", suggested.get("split")) != suggested.get("split") or not values.keys().isdisjoint(_DATES):
+    if values.get("split", suggested.get("split")) != suggested.get("split") or not values.keys().isdisjoint(_SHARES):
         suggested = {name: value for name, value in suggested.items() if name not in _DATES}
     try:
         return DataSettings(**{**suggested, **values})
     except ValidationError as error:
-        raise refusal(error, "See `seerec prepare --help`.") from error
+        raise refusal(error, "See `seerec prepare --help` and `DataSettings`.", names(DataSettings)) from error
 
 
 def _refuse_foreign(

@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 
 from seerec.data.columns import columns_of, event_columns, id_kinds, require, side_columns
-from seerec.data.files import create_quarantine, quoted, read_file, refuse_twice, tidy
+from seerec.data.files import create_quarantine, read_file, refuse_twice, tidy
 from seerec.data.mapping import apply_mapping
+from seerec.data.sql import quoted
 from seerec.data.watching import watched
 from seerec.errors import SeerecError
 from seerec.progress import SILENT, Progress
@@ -49,7 +50,7 @@ _CHECKS = {
     "users": "WHEN user_id IS NULL THEN 'user_missing' WHEN contains(user_id, chr(0)) THEN 'id_not_text'",
 }
 _REPEATS = {
-    "recommendations": ("duplicate", "user_id, item_id, timestamp, request_id"),
+    "recommendations": ("duplicate", "user_id, item_id, timestamp, request_id, clicked"),
     "searches": ("duplicate", "user_id, search_id, timestamp, item_id, query, clicked"),
     "items": ("item_duplicate", "item_id"),
     "users": ("user_duplicate", "user_id"),

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from seerec.data.corpus import FIRST_ID, UNKNOWN
-from seerec.data.files import quoted
+from seerec.data.sql import quoted
 from seerec.data.text import Encoded, Lexicon, Tokeniser, encode
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import duckdb
 
 from seerec.data.columns import columns_of
-from seerec.data.files import quoted, tidy
+from seerec.data.files import tidy
+from seerec.data.sql import quoted
 from seerec.errors import SeerecError
 
 COLUMNS = {

@@ -20,19 +20,17 @@ from numpy.typing import NDArray
 from seerec.atomic import atomic_folder, write_json
 from seerec.config import DataSettings
 from seerec.data import candidates
-from seerec.data.corpus import FIRST_ID, FORMAT, SPLITS, TRAIN, UNKNOWN, Corpus
+from seerec.data.corpus import FIRST_ID, FORMAT, Corpus
 from seerec.data.engines import Engine, Tables, in_duckdb
+from seerec.data.event_arrays import count_rows, save_arrays, write_events
 from seerec.data.events import Events
 from seerec.data.features import item_features, user_features, write_features
 from seerec.data.hashes import checksums, hash_content
-from seerec.data.splits import Bounds, check_bounds, no_clicks, no_targets, split_instants
+from seerec.data.splits import Bounds, check_bounds, no_clicks, split_instants
 from seerec.data.targets import TASKS, Task
 from seerec.data.text import Encoded, Lexicon, Tokeniser, encode
 from seerec.errors import SeerecError
 from seerec.progress import SILENT, Progress
-
-_FATES = {1: "outside_pool", 2: "repeated", 3: "without_history"}  # of plan/10_fates.sql
-Columns = dict[str, NDArray[Any]]
 
 
 def write_corpus(
@@ -91,11 +89,6 @@ def _tokeniser(settings: DataSettings) -> Tokeniser:
     return Tokeniser(min_word_count=settings.min_word_count, max_words=settings.max_words)
 
 
-def _arrays(tables: Tables, query: str) -> Columns:
-    table = tables.read(query)
-    return {name: table[name].to_numpy() for name in table.column_names}
-
-
 @dataclass(frozen=True)
 class _Plan:
     """What the SQL files found, beside the arrays of the events."""
@@ -128,7 +121,7 @@ def _run_plan(tables: Tables, folder: Path, settings: DataSettings, instants: Bo
             if step.name == "01_users.sql":
                 tables.create("search_owner", _search_owners(tables, settings))
             elif step.name == "03_bounds.sql":
-                if not _counts(tables, "FROM kept_user")[0]:
+                if not count_rows(tables, "FROM kept_user")[0]:
                     raise no_clicks(settings)
                 bounds = check_bounds(tables.read("SELECT val_start, test_start FROM bounds").to_pylist())
             elif step.name == "07_queries.sql":
@@ -139,11 +132,11 @@ def _run_plan(tables: Tables, folder: Path, settings: DataSettings, instants: Bo
                 tables.create("query_word_count", pa.table({"text": texts["text"], "query": numbers, "words": words}))
                 pq.write_table(pa.table({"query": numbers, "text": texts["text"]}), folder / "queries.parquet")
             bar.advance(1)
-        counts, users = _write_events(tables, folder, settings, bounds)
+        counts, users = write_events(tables, folder, settings, bounds)
         bar.advance(1)
     items = tables.read("SELECT item, item_id, clicks, pool FROM item ORDER BY item")
     head = np.zeros(FIRST_ID, np.int64)
-    _save(folder, {
+    save_arrays(folder, {
         "item_count": np.concatenate([head, items["clicks"].to_numpy()]),
         "item_pool": np.concatenate([head, items["pool"].to_numpy()]).astype(bool),
     })  # fmt: skip
@@ -204,95 +197,6 @@ def _search_owners(tables: Tables, settings: DataSettings) -> pa.Table:
     owner = np.empty(len(table), np.int32)
     owner[order] = table["row_id"].to_numpy()[np.roll(order, 1)]  # one cycle through all: nobody keeps their own
     return table.set_column(1, "row_id", pa.array(owner))
-
-
-def _counts(tables: Tables, *rests: str) -> list[int]:
-    """Numbers of rows, one for each ``FROM ...``."""
-    numbers = ", ".join(f"(SELECT count(*) {rest}) AS number_{place}" for place, rest in enumerate(rests))
-    return [int(column[0].as_py()) for column in tables.read(f"SELECT {numbers}").columns]
-
-
-def _offsets(index: NDArray[Any], size: int) -> NDArray[np.int64]:
-    """Size + 1 CSR offsets of sorted group numbers."""
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(index, minlength=size))])
-
-
-def _save(folder: Path, arrays: Columns) -> None:
-    for name, array in arrays.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        np.save(folder / f"{name}.npy", array)
-
-
-def _write_events(tables: Tables, folder: Path, settings: DataSettings, bounds: Bounds) -> tuple[dict[str, int], pa.Table]:
-    """Write rows, clicks and searches; returns the counts and the known users."""
-    rows = tables.read("SELECT CAST(row_id AS BIGINT) AS row, user_id FROM kept_user ORDER BY row_id")
-    rec = _arrays(
-        tables,
-        "SELECT row_id, item, time, part, recs, searches, fate, CAST(coalesce(announced, -1) AS INTEGER) AS announced "
-        "FROM fate ORDER BY row_id, n",
-    )
-    search = _arrays(
-        tables,
-        "SELECT row_id, time, query, training, recs, searches, CAST(coalesce(relevant, -1) AS INTEGER) AS relevant "
-        "FROM search_seen ORDER BY row_id, n",
-    )
-    click = _arrays(tables, "SELECT row_id, n, item, role FROM search_target ORDER BY row_id, n, place")
-    rec_offset, search_offset = _offsets(rec["row_id"], len(rows)), _offsets(search["row_id"], len(rows))
-    before = np.arange(len(rec["item"])) - rec_offset[rec["row_id"]]
-    assert (rec["recs"] <= before).all(), "a click would be in its own history"
-    before = np.arange(len(search["time"])) - search_offset[search["row_id"]]
-    assert (search["searches"] <= before).all(), "a search would be in its own history"
-    known = np.zeros(len(rows), bool)
-    known[rec["row_id"][rec["part"] == TRAIN]] = True
-    known[search["row_id"][search["training"] == 1]] = True
-    row_user = np.where(known, np.cumsum(known) + UNKNOWN, UNKNOWN).astype(np.int32)
-    role = np.where(rec["fate"] == 0, rec["part"], 0).astype(np.uint8)
-    asked, silent, *clicks = _counts(
-        tables, "FROM search", "FROM posed WHERE clicked = 0", *(f"FROM click WHERE part = {part}" for part in SPLITS.values())
-    )
-    counts = {
-        "users": len(rows), "known_users": int(known.sum()), "recommendation_clicks": len(role),
-        "searches": len(search["time"]), "search_clicks": len(click["item"]),
-        "searches_without_click": silent,
-        "clicks_on_unknown_items": sum(clicks) - len(role),
-        "searches_without_word_or_known_click": asked - len(search["time"]),
-    } | _count_targets(rec, clicks, settings, bounds)  # fmt: skip
-    counts |= {f"search_targets_{split}": int((click["role"] == part).sum()) for split, part in SPLITS.items()}
-    _save(folder, {
-        "row_user": row_user, "rec_offset": rec_offset, "search_offset": search_offset, "rec_item": rec["item"],
-        "rec_time": rec["time"], "rec_seen": rec["recs"], "rec_search_seen": rec["searches"], "rec_role": role,
-        "search_time": search["time"], "search_query": search["query"],
-        "search_rec_seen": search["recs"], "search_search_seen": search["searches"],
-        "click_item": click["item"], "click_role": click["role"].astype(np.uint8),
-        "click_offset": _offsets(search_offset[click["row_id"]] + click["n"], len(search["time"])),
-    })  # fmt: skip
-    if (search["relevant"] >= 0).any():
-        relevant = search["relevant"].astype(np.int8)
-        if settings.searches == "shuffled":
-            relevant[relevant == 1] = 0
-        _save(folder, {"truth/search_relevant": relevant})
-    if (rec["announced"] >= 0).any():
-        _save(folder, {"truth/target_announced": rec["announced"].astype(np.int8)})
-    pq.write_table(rows, folder / "rows.parquet")
-    users = pa.table({"user": pa.array(row_user[known]), "user_id": rows["user_id"].filter(pa.array(known))})
-    return counts, users
-
-
-def _count_targets(rec: Columns, clicks: list[int], settings: DataSettings, bounds: Bounds) -> dict[str, int]:
-    """Targets of each split, and those of its ``clicks`` that are none, by reason."""
-    counts = {}
-    for (split, part), number in zip(SPLITS.items(), clicks, strict=True):
-        fate = np.bincount(rec["fate"][rec["part"] == part], minlength=len(_FATES) + 1)
-        found = {name: int(fate[number]) for number, name in _FATES.items()}
-        if part != TRAIN:
-            found["outside_pool"] += number - int(fate.sum())
-        counts[f"targets_{split}"] = int(fate[0])
-        counts |= {f"targets_{split}_{name}": count for name, count in found.items() if part != TRAIN or count}
-        if not fate[0]:
-            if part == TRAIN:
-                found["on_items_below_min_item_clicks"] = number - int(fate.sum())
-            raise no_targets(split, number, found, settings, bounds)
-    return counts
 
 
 def _quarantined(connection: duckdb.DuckDBPyConnection) -> dict[str, dict[str, int]]:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seerec.data.engines import Engine, Tables
-from seerec.data.files import text
+from seerec.data.sql import text
 from seerec.errors import SeerecError
 
 if TYPE_CHECKING:

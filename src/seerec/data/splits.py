@@ -66,8 +66,11 @@ def _iso(instant: int) -> str:
 
 def no_clicks(settings: DataSettings) -> SeerecError:
     """The error of a log without a user that stays."""
+    least = settings.min_user_clicks
+    if least == 1:
+        return SeerecError("No user has a clicked recommendation.", "Give a log with clicked recommendations.")
     return SeerecError(
-        f"No user has at least {settings.min_user_clicks} clicked recommendations.",
+        f"No user has at least {least} clicked recommendations.",
         "Give a log with clicked recommendations, or lower the setting `min_user_clicks`.",
     )
 
@@ -82,13 +85,16 @@ def no_targets(
             for name, number in found.items()
             if number
         )
-        fix = "Give a longer log"
-        if settings.min_item_clicks > 1:
-            fix = "Lower the setting `min_item_clicks`, or give a longer log"
-        elif found.get("without_history"):
-            fix += " whose events have times of their own (one instant is no history of itself)"
-        fix += ", or try `--repeats keep`." if settings.repeats == "drop" else "."
-        return SeerecError(f"The {split} split has no targets: of its {clicks} clicks none is left ({reasons}).", fix)
+        ways = ["lower the setting `min_item_clicks`"] if settings.min_item_clicks > 1 else []
+        if found.get("repeated") and settings.repeats == "drop":
+            ways.append("try `--repeats keep`")
+        if found.get("outside_pool") and settings.split == "leave-one-out":
+            ways.append("try `--split chronological`")
+        own_times = " whose events have times of their own (one instant is no history of itself)"
+        ways.append("give a longer log" + (own_times if found.get("without_history") else ""))
+        fix = ", or ".join(ways)
+        cause = f"The {split} split has no targets: of its {clicks} clicks none is left ({reasons})."
+        return SeerecError(cause, f"{fix[0].upper()}{fix[1:]}.")
     if settings.split == "leave-one-out":
         return SeerecError(
             f"The {split} split has no targets: every user has fewer than 3 clicked recommendations.",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from seerec.atomic import write_json
-from seerec.config import Settings, refusal
+from seerec.config import Settings, names, refusal
 from seerec.errors import SeerecError
 from seerec.models.base import CountingRecommender, ReasoningRecommender
 from seerec.models.registry import MODELS, model_class
@@ -88,7 +88,7 @@ def ask(**asked: Any) -> Question:
     try:
         question = Question(**{**asked, "models": keys(asked["models"])})
     except ValidationError as error:
-        raise refusal(error, "See `seerec compare --help`.") from error
+        raise refusal(error, "See `seerec compare --help`.", names(Question)) from error
     for name, value in question.settings.items():
         if name in OWN:
             raise SeerecError(f"A comparison sets {name} itself.", "Use --seeds, --tune-users, --tune-minutes or --minutes.")

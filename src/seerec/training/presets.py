@@ -3,13 +3,11 @@
 A preset is (model settings, training settings) over the defaults. What the paper leaves open keeps the register's default.
 """
 
-from collections.abc import Iterator
-from difflib import get_close_matches
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from seerec.config import Settings, TrainSettings, refusal
+from seerec.config import TrainSettings, names, refusal
 from seerec.errors import SeerecError
 from seerec.models.registry import model_class
 
@@ -91,25 +89,6 @@ def resolve(key: str, preset: str, overrides: Overrides) -> tuple[Any, TrainSett
     try:
         return kind.Config(**chosen), TrainSettings(**tree)
     except ValidationError as error:
-        raise _refusal(error, key, kind.Config) from error
-
-
-def _refusal(error: ValidationError, key: str, config: type[Settings]) -> SeerecError:
-    """As ``refusal``; of an unknown name, the nearest known one."""
-    first, lists = error.errors()[0], _LISTS.format(key=key)
-    prefix = "model." if error.title == config.__name__ else ""
-    if first["type"] == "extra_forbidden":
-        name = prefix + ".".join(str(part) for part in first["loc"])
-        near = get_close_matches(name, [*_names(config, "model."), *_names(TrainSettings, "")], n=1)
-        return SeerecError(f"There is no setting {name!r}.", f"Did you mean {near[0]}? {lists}" if near else lists)
-    return refusal(error, lists, prefix)
-
-
-def _names(settings: type[BaseModel], prefix: str) -> Iterator[str]:
-    """Every setting by its dotted name."""
-    for name, field in settings.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from _names(inner, f"{prefix}{name}.")
-        else:
-            yield prefix + name
+        known = [*names(kind.Config, "model."), *names(TrainSettings)]
+        prefix = "model." if error.title == kind.Config.__name__ else ""
+        raise refusal(error, _LISTS.format(key=key), known, prefix) from error

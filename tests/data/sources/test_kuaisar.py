@@ -7,6 +7,7 @@ import json
 import random
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
@@ -370,6 +371,15 @@ def test_the_manifest_counts_what_is_in_the_files(simulated: Path, tmp_path: Pat
     assert counts["searches_without_click"] == len(asked - clicked)
     assert counts["recommendation_clicks"] + counts["clicks_on_unknown_items"] == sum(row[4] for row in recommendations)
     assert counts["users"] == len({row[1] for row in recommendations if row[4]})
+    by_user = Counter(row[1] for row in recommendations if row[4])
+    strict = {"min_user_clicks": min(by_user.values()) + 1, "zero_click": "drop"}
+    left = seerec.prepare(tmp_path / "m", source="kuaisar", paths=[simulated], settings=strict).manifest["counts"]
+    for name, number in (
+        ("users", len({row[1] for row in recommendations if row[4]})), ("searches", len(asked)),
+        ("recommendation_clicks", sum(row[4] for row in recommendations)),
+    ):  # fmt: skip
+        assert counts[f"{name}_before_filters"] == left[f"{name}_before_filters"] == number
+        assert left[name] < counts[name]
     assert corpus.manifest["source"]["files"] == ["item_features.csv", "rec_inter.csv", "src_inter.csv", "user_features.csv"]
     assert corpus.manifest["source"]["simulated"] is True
 
@@ -408,6 +418,8 @@ def test_the_days_tell_small_from_large(last: int, stray: int, size: str, dates:
     [
         ({"val_start": "2023-05-26", "test_start": "2023-05-27"}, (1_685_059_200_000, 1_685_145_600_000)),
         ({"val_start": "2023-05-26", "test_start": "2023-05-27", "seed": 3}, (1_685_059_200_000, 1_685_145_600_000)),
+        ({"test_start": "2023-05-30"}, (1_685_203_200_000, 1_685_404_800_000)),
+        ({"val_start": "2023-05-27"}, (1_685_145_600_000, 1_685_289_600_000)),
         ({"split": "leave-one-out"}, (None, None)),
         ({"split": "chronological"}, (1_685_203_200_000, 1_685_289_600_000)),
     ],
@@ -421,13 +433,12 @@ def test_what_the_user_says_wins_over_the_dates_of_the_source(
     assert corpus.manifest["settings"]["zero_click"] == "first-shown"
 
 
-def test_one_date_or_a_share_replaces_both_dates_of_the_source(tmp_path: Path) -> None:
+def test_a_share_replaces_both_dates_of_the_source(tmp_path: Path) -> None:
     folder = by_hand(tmp_path / "raw", days(-1))
-    for given in ({"test_start": "2023-05-30"}, {"val_fraction": 0.2, "test_fraction": 0.2}):
-        corpus = seerec.prepare(tmp_path / "c", source="kuaisar", paths=[folder], settings={"repeats": "keep", **given})
-        bounds = corpus.manifest["bounds"]
-        assert bounds["val_start"] < bounds["test_start"]
-        assert (bounds["val_start"], bounds["test_start"]) != (1_685_203_200_000, 1_685_289_600_000)
+    given = {"repeats": "keep", "val_fraction": 0.2, "test_fraction": 0.2}
+    bounds = seerec.prepare(tmp_path / "c", source="kuaisar", paths=[folder], settings=given).manifest["bounds"]
+    assert bounds["val_start"] < bounds["test_start"]
+    assert {1_685_203_200_000, 1_685_289_600_000}.isdisjoint(bounds.values())
 
 
 # -- files ---------------------------------------------------------------------------------------------------------------
@@ -475,6 +486,20 @@ def test_folders_archives_and_packed_files_are_the_same_data(simulated: Path, tm
         assert events.source["files"] == ["item_features.csv", "rec_inter.csv", "src_inter.csv", "user_features.csv"], what
     assert accepted(read_folder(*sorted(simulated.glob("*.csv")))) == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == left
+
+
+def test_a_simulated_set_says_so_wherever_its_files_lie(simulated: Path, tmp_path: Path) -> None:
+    files = {path.name: path.read_bytes() for path in simulated.iterdir()}
+    zipped = archive(tmp_path / "any.zip", {f"any/{name}": content for name, content in files.items()})
+    unmarked = {name: content for name, content in files.items() if name.endswith(".csv")}
+    for paths, said in (
+        ([zipped], True),
+        ([simulated / name for name in unmarked], True),
+        ([archive(tmp_path / "any.tar.gz", files)], True),
+        ([archive(tmp_path / "unmarked.zip", unmarked)], False),
+    ):
+        corpus = seerec.prepare(tmp_path / "corpus", source="kuaisar", paths=paths)
+        assert corpus.manifest["source"]["simulated"] is said
 
 
 def test_what_archives_held_is_removed(simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -538,8 +563,26 @@ def test_missing_files_and_columns_are_named_all_at_once(tmp_path: Path) -> None
     with pytest.raises(SeerecError, match=r"no column user_id, item_id, search_session_timestamp or [a-z_ ]+ or time, click_cnt"):
         read_folder(folder)
     write(folder / "rec_inter.csv", ["user_id"], [(1,)])
-    with pytest.raises(SeerecError, match=r"rec_inter\.csv has no column item_id, timestamp or time, click \(found: user_id\)"):
+    with pytest.raises(
+        SeerecError, match=r"rec_inter\.csv has no column item_id, timestamp or time, click \(found: user_id\)"
+    ) as two:
         read_folder(folder)
+    assert "src_inter.csv has no column user_id" in two.value.cause
+    (folder / "src_inter.csv").unlink()
+    with pytest.raises(SeerecError, match=r"lacks src_inter\.csv .*rec_inter\.csv has no column item_id"):
+        read_folder(folder)
+
+
+def test_categories_are_no_words_and_numbers_are_written_alike(tmp_path: Path) -> None:
+    folder = by_hand(tmp_path / "raw", days(-1))
+    items = sorted({row["item_id"] for row in table(folder / "rec_inter.csv")})
+    columns = ["item_id", "caption", *(f"{level}_level_category_id" for level in LEVELS)]
+    write(folder / "item_features.csv", columns, [(item, "[7, 8.0]", "13.0", "13", "-1.0", "-1") for item in items])
+    corpus = seerec.prepare(tmp_path / "c", source="kuaisar", paths=[folder], settings={"repeats": "keep"})
+    categories = {tuple(row.values()) for row in corpus.table("items").select([f"category_{n}" for n in LEVELS]).to_pylist()}
+    assert categories == {("13", "13", "-1", "-1")}
+    texts = {int(word) for word in corpus.item_text_word}
+    assert {row["text"] for row in corpus.table("words").to_pylist() if row["word"] in texts} == {"7", "8"}
 
 
 def test_side_files_may_be_missing_and_items_unknown_to_them(tmp_path: Path) -> None:

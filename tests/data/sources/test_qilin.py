@@ -151,7 +151,7 @@ def test_all_notes_are_counted_and_those_that_can_be_items_are_described(tmp_pat
     assert (made.counts["items_read"], made.counts["items_accepted"]) == (9, 9)
     told = {item: (title, text, kind, third) for item, title, text, kind, third in rows(
         made, "items", "item_id, title, text, category_note_type, category_taxonomy3")}  # fmt: skip
-    assert told["10"] == ("第一", "第一 好吃的面包 1 5ab c0", "1", None)
+    assert told["10"] == ("第一", "第一 好吃的面包 5ab c0", "1", None)
     assert told["21"][0] == "title", "the first shown of a search without a click"
     assert [item for item in sorted(told) if told[item][1] is None] == ["20", "22", "23"]
     assert made.source["items_columns"]["text"] == ["content"]

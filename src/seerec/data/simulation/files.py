@@ -8,6 +8,7 @@ from typing import Any
 
 from seerec.atomic import atomic_folder, named_disk_errors, write_json
 from seerec.data.simulation import jdsearch, kuaisar, qilin
+from seerec.data.sources.published import SIMULATED
 from seerec.errors import SeerecError
 from seerec.progress import Progress
 
@@ -32,7 +33,6 @@ SCALES: dict[str, dict[str, str]] = {
 }
 """Scales of each format and what they hold; SHARE stands for a number."""
 
-MANIFEST = "SIMULATED.json"
 _MARK = "seerec-simulation"
 _FORMATS: dict[str, Any] = {"kuaisar": kuaisar, "qilin": qilin, "jdsearch": jdsearch}
 
@@ -74,7 +74,7 @@ def simulate(out: Path, *, kind: str, scale: str | float, seed: int, progress: P
     with atomic_folder(out) as folder:
         counts = write(folder, size, seed, progress)
         note = "simulated; not the published data"
-        write_json(folder / MANIFEST, {"kind": _MARK, "as": kind, "scale": size, "seed": seed, "counts": counts, "note": note})
+        write_json(folder / SIMULATED, {"kind": _MARK, "as": kind, "scale": size, "seed": seed, "counts": counts, "note": note})
     return counts
 
 
@@ -105,10 +105,10 @@ def _refuse_foreign(out: Path) -> None:
         found = {path.name for path in out.iterdir()}
     if not found:
         return
-    kind = _simulated_kind(out / MANIFEST)
+    kind = _simulated_kind(out / SIMULATED)
     if kind is None:
         raise SeerecError(f"{out} holds files that are no earlier simulation.", "Choose a new folder.")
-    foreign = sorted(found - {MANIFEST, *_FORMATS[kind].FILES})
+    foreign = sorted(found - {SIMULATED, *_FORMATS[kind].FILES})
     if foreign:
         raise SeerecError(f"{out} holds {foreign[0]!r} beside an earlier simulation.", "Move it away, or choose a new folder.")
 

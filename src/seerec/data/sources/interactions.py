@@ -13,8 +13,9 @@ import duckdb
 
 from seerec.data.columns import UNITS, columns_of, find, refuse_nested
 from seerec.data.events import Events, check
-from seerec.data.files import create_quarantine, header, quoted, read_file
+from seerec.data.files import create_quarantine, header, read_file
 from seerec.data.sources.constructed import construct
+from seerec.data.sql import quoted
 from seerec.data.watching import watched
 from seerec.errors import SeerecError
 from seerec.progress import SILENT, Progress

@@ -32,8 +32,9 @@ from pathlib import Path
 import duckdb
 
 from seerec.data.events import Events, check
-from seerec.data.files import quoted, read_file
+from seerec.data.files import read_file
 from seerec.data.sources.published import EARLIEST, by_name, columns_in, in_log_order, number, unpacked, whole
+from seerec.data.sql import quoted
 from seerec.data.watching import watched
 from seerec.errors import SeerecError
 from seerec.progress import SILENT, Progress
@@ -81,7 +82,7 @@ def read(
     if not kept or not set(kept) <= set(TYPES):
         raise SeerecError(f"The types of events are {', '.join(kept) or 'none'}.", f"Choose among {', '.join(TYPES)}.")
     endings = [f"{name}{ending}{packed}" for name in (LOG, PRODUCTS) for ending in _ENDINGS for packed in ("", ".gz")]
-    with unpacked(paths, endings) as files:
+    with unpacked(paths, endings) as (files, simulated):
         log, products = _chosen(files, ", ".join(str(path) for path in paths))
         lists = columns_in(log, {"query": ["query"]} | {role: [name] for role, name in LISTS.items()})
         described = _product_columns(products) if products else {}
@@ -94,6 +95,7 @@ def read(
         _events(connection)
     source = {
         "name": "jdsearch",
+        "simulated": simulated,
         "files": [file.name for file in (log, products) if file],
         "options": {"types": kept},
         "clock": "intervals",

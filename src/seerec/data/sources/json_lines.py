@@ -10,7 +10,7 @@ from pathlib import Path
 
 import duckdb
 
-from seerec.data.files import text
+from seerec.data.sql import text
 from seerec.errors import SeerecError
 
 SUFFIXES = tuple(f"{kind}{packed}" for kind in (".jsonl", ".ndjson", ".json") for packed in ("", ".gz"))

@@ -24,7 +24,8 @@ from typing import Any
 import duckdb
 
 from seerec.data.events import Events, check
-from seerec.data.files import plain_scan, quoted, scanned
+from seerec.data.files import plain_scan, scanned
+from seerec.data.lines import line_per_row
 from seerec.data.sources.published import (
     EARLIEST,
     blank,
@@ -36,7 +37,9 @@ from seerec.data.sources.published import (
     unpacked,
     whole,
 )  # fmt: skip
+from seerec.data.sql import quoted
 from seerec.data.watching import watched
+from seerec.errors import SeerecError
 from seerec.progress import SILENT, Progress
 
 FILES = {"rec_inter.csv": True, "src_inter.csv": True, "item_features.csv": False, "user_features.csv": False}
@@ -68,12 +71,11 @@ def read(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path], *, progre
     SeerecError
         Files or columns are missing, or as `scanned` and `check`.
     """
-    with unpacked(paths, (".csv", ".csv.gz")) as files:
-        found = by_name(files, FILES, ", ".join(str(path) for path in paths))
-        plans = {name: _PLANS[name](path) for name, path in found.items()}  # all headers before the first long read
+    with unpacked(paths, (".csv", ".csv.gz")) as (files, simulated):
+        found, plans = _planned(files, ", ".join(str(path) for path in paths))
         for name, (table, columns, refusals) in plans.items():
             _take(connection, found[name], table, columns, refusals, progress)
-    source: dict[str, Any] = {"name": "kuaisar", "files": sorted(found)}
+    source: dict[str, Any] = {"name": "kuaisar", "files": sorted(found), "simulated": simulated}
     events = check(connection, source, earliest=EARLIEST, progress=progress)
     ((later,),) = connection.execute(f"SELECT avg((timestamp >= {SMALL_ENDS})::DOUBLE) FROM recommendations").fetchall()
     size = "large" if later > _STRAY else "small"
@@ -83,6 +85,25 @@ def read(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path], *, progre
 
 _Plan = tuple[str, dict[str, tuple[str, str]], list[str]]
 """Table, contract column -> (file column, SQL), and CASE branches that name why a row is refused."""
+
+
+def _planned(files: Sequence[Path], place: str) -> tuple[dict[str, Path], dict[str, _Plan]]:
+    """Files by name, and what is read of each; all that is missing, of files and of columns, is said at once."""
+    found = by_name(files, dict.fromkeys(FILES, False), place)
+    plans, wrong = {}, []
+    try:
+        by_name(files, FILES, place)
+    except SeerecError as error:
+        wrong.append(error)
+    for name, path in found.items():
+        try:
+            plans[name] = _PLANS[name](path)
+        except SeerecError as error:
+            wrong.append(error)
+    if wrong:
+        fixes = dict.fromkeys(error.fix for error in wrong)
+        raise SeerecError(" ".join(error.cause for error in wrong), " ".join(fixes))
+    return found, plans
 
 
 def _take(
@@ -107,7 +128,7 @@ def _take(
 
 
 def _took(connection: duckdb.DuckDBPyConnection, path: Path, table: str, query: str, progress: Progress) -> bool:
-    """Make ``raw_TABLE``, without ``line``, if no line is malformed and no row refused: files are large, and mostly good."""
+    """Make ``raw_TABLE``, without ``line``, if every line is a row that is not refused: files are large, and mostly good."""
     try:
         with watched(connection, progress, f"reading {path.name}"):
             connection.execute(f"CREATE TABLE raw_{table} AS {query}")
@@ -116,7 +137,7 @@ def _took(connection: duckdb.DuckDBPyConnection, path: Path, table: str, query: 
     except duckdb.Error:
         return False
     ((rows, refused),) = connection.execute(f"SELECT count(*), count(refused) FROM raw_{table}").fetchall()
-    if refused or not rows:
+    if refused or not rows or not line_per_row(path, rows):
         connection.execute(f"DROP TABLE raw_{table}")
         return False
     connection.execute(f"ALTER TABLE raw_{table} DROP COLUMN refused")
@@ -203,7 +224,9 @@ def _users(path: Path) -> _Plan:
 
 def _value(column: str) -> str:
     """A category as text, ``3.0`` being 3."""
-    return f"coalesce(({whole(column)})::VARCHAR, {quoted(column)})"
+    value = number(column)
+    plain = f"CASE WHEN abs({value}) < 9e15 AND {value} = trunc({value}) THEN {value}::BIGINT::VARCHAR END"
+    return f"coalesce({plain}, {quoted(column)})"
 
 
 _PLANS = {

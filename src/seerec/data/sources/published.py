@@ -12,14 +12,18 @@ import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 
-from seerec.data.files import header, quoted
+from seerec.data.files import header
+from seerec.data.sql import quoted
 from seerec.errors import SeerecError
 
 EARLIEST = 946_684_800_000
 """2000-01-01 in ms UTC."""
+SIMULATED = "SIMULATED.json"
+"""Lies beside all files of `seerec simulate`."""
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _BROKEN = (
     zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError,
@@ -27,8 +31,16 @@ _BROKEN = (
 )  # fmt: skip
 
 
+class Files(NamedTuple):
+    """What lies below some paths."""
+
+    wanted: list[Path]
+    simulated: bool
+    """Whether `seerec simulate` wrote any of them."""
+
+
 @contextlib.contextmanager
-def unpacked(paths: Sequence[Path], suffixes: Collection[str]) -> Iterator[list[Path]]:
+def unpacked(paths: Sequence[Path], suffixes: Collection[str]) -> Iterator[Files]:
     """All files below ``paths`` that end in one of ``suffixes``; archives among them are unpacked, and removed afterwards.
 
     Raises
@@ -40,20 +52,20 @@ def unpacked(paths: Sequence[Path], suffixes: Collection[str]) -> Iterator[list[
         raise SeerecError("There is no path to read.", "Give the folder as unpacked, or the archive.")
     with contextlib.ExitStack() as stack:
         files: list[Path] = []
+        folders: list[Path] = []
         for path in paths:
             if path.is_dir():
-                folder = path
-                archives = [file for file in sorted(path.iterdir()) if _is_archive(file)]
-                files += _inside(folder, suffixes)
-                if not _inside(folder, suffixes):
-                    files += [file for archive in archives for file in _inside(_unpack(archive, suffixes, stack), suffixes)]
+                archives = [] if _inside(path, suffixes) else [file for file in sorted(path.iterdir()) if _is_archive(file)]
+                folders += [_unpack(archive, suffixes, stack) for archive in archives] or [path]
             elif not path.exists():
                 raise SeerecError(f"{path} does not exist.", "Give the folder as unpacked, or the archive.")
             elif _is_archive(path):
-                files += _inside(_unpack(path, suffixes, stack), suffixes)
+                folders.append(_unpack(path, suffixes, stack))
             else:
                 files.append(path)
-        yield files
+        marked = [folder for folder in folders if _inside(folder, [SIMULATED.lower()])]
+        marked += [file for file in files if (file.parent / SIMULATED).is_file()]
+        yield Files(files + [file for folder in folders for file in _inside(folder, suffixes)], bool(marked))
 
 
 def _is_archive(path: Path) -> bool:
@@ -68,7 +80,7 @@ def _inside(folder: Path, suffixes: Collection[str]) -> list[Path]:
 def _unpack(archive: Path, suffixes: Collection[str], stack: contextlib.ExitStack) -> Path:
     """The wanted members of ``archive`` in a temporary folder that lives as long as ``stack``."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seerec-")))
-    wanted = tuple(suffixes)
+    wanted = (*suffixes, SIMULATED.lower())
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as packed:

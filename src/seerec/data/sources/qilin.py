@@ -44,9 +44,10 @@ import duckdb
 
 from seerec.data.columns import UNITS
 from seerec.data.events import YEAR_2100, Events, check
-from seerec.data.files import create_quarantine, quoted, text
+from seerec.data.files import create_quarantine
 from seerec.data.sources.published import EARLIEST, blank, number, unpacked, whole
 from seerec.data.sources.qilin_files import CONFIGURATIONS, TAXONOMIES, Part, parts_in
+from seerec.data.sql import quoted, text
 from seerec.data.watching import watched
 from seerec.errors import SeerecError
 from seerec.progress import SILENT, Progress
@@ -84,7 +85,7 @@ def read(
     SeerecError
         Configurations, files or columns are missing, or a file is damaged; or as `check`.
     """
-    with unpacked(paths, (".parquet",)) as files:
+    with unpacked(paths, (".parquet",)) as (files, simulated):
         found = parts_in(files, paths)
         shown = {table: found[f"{kind}_train"] + found[f"{kind}_test"] for table, (kind, _) in _TABLES.items()}
         create_quarantine(connection)
@@ -103,6 +104,7 @@ def read(
         _refuse(connection, table)
     source: dict[str, Any] = {
         "name": "qilin",
+        "simulated": simulated,
         "files": {name: [part.path.name for part in parts] for name, parts in found.items()},
         "options": {"notes": notes},
         "clock": clock,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seerec.data.files import quoted
+from seerec.data.sql import quoted
 from seerec.errors import SeerecError
 
 CONFIGURATIONS = ("recommendation_train", "recommendation_test", "search_train", "search_test", "notes", "user_feat")

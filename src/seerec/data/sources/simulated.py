@@ -139,7 +139,7 @@ def read(
         connection.execute(f"CREATE TABLE raw_{name} AS SELECT * FROM given")
         connection.unregister("given")
     options = {"users": users, "seed": seed, "announce": announce, "noise": noise}
-    return check(connection, {"name": "simulated", "files": [], "options": options}, progress=progress)
+    return check(connection, {"name": "simulated", "simulated": True, "files": [], "options": options}, progress=progress)
 
 
 def _ordinal(counts: Ints) -> Ints:

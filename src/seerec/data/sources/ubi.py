@@ -33,9 +33,10 @@ from typing import Any, Literal
 import duckdb
 
 from seerec.data.events import YEAR_2100, Events, check
-from seerec.data.files import create_quarantine, read_file, text
+from seerec.data.files import create_quarantine, read_file
 from seerec.data.sources.json_lines import SUFFIXES, damaged, document, first_documents, read_json_lines
 from seerec.data.sources.published import EARLIEST, in_log_order, unpacked
+from seerec.data.sql import text
 from seerec.data.watching import watched
 from seerec.errors import SeerecError
 from seerec.progress import SILENT, Progress
@@ -113,7 +114,7 @@ def read(
     if both:
         raise SeerecError(f"The action {both[0]} is both clicked and shown.", "Give clicks and shown without common names.")
     connection.execute("SET TimeZone = 'UTC'")
-    with unpacked(paths, SUFFIXES) as files:
+    with unpacked(paths, SUFFIXES) as (files, _):
         logs = [file for file in files if file in paths or _holds_records(connection, file)]
         with watched(connection, progress, "reading records"):
             read_json_lines(connection, logs)
