@@ -499,7 +499,7 @@ def test_any_events_of_tables(recommendations: list[dict[str, str]], searches: l
 
 def what_counts(row: dict[str, str]) -> dict[str, str]:
     """Of a row, where repeats are looked for: blank cells are like empty ones, and what does not say so was clicked."""
-    return {column: cell.strip() for column, cell in row.items()} | {"clicked": row["clicked"] or "1"}
+    return {column: cell.strip() for column, cell in row.items()} | {"clicked": row["clicked"].strip() or "1"}
 
 
 def is_so(reason: str, row: dict[str, str], before: list[dict[str, str]]) -> bool:
@@ -513,7 +513,7 @@ def is_so(reason: str, row: dict[str, str], before: list[dict[str, str]]) -> boo
         "time_not_a_number": number is None or not math.isfinite(number),
         "time_not_whole": number is not None and number != number // 1,
         "time_out_of_range": number is not None and not 0 <= number < 4_102_444_800_000,
-        "clicked_unreadable": row["clicked"] not in ("", "0", "1"),
+        "clicked_unreadable": row["clicked"].strip() not in ("", "0", "1"),
         "duplicate": any(what_counts(row) == what_counts(other) for other in before),
         "search_empty": not row["item_id"].strip() and not any(c.isalnum() for c in row.get("query", "")),
     }
