@@ -23,6 +23,11 @@ TINY = {
 }
 
 
+def pytest_addoption(parser):
+    """``--logs 50``: all random logs that the promise names; beside the other tests fewer must do."""
+    parser.addoption("--logs", type=int, default=8, help="random logs prepared by both engines")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """The tensors are tiny, and results do not depend on the machine's load."""

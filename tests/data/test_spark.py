@@ -99,7 +99,11 @@ def random_events(seed: int) -> Events:
     return events(recommendations, searches, titles, cities)
 
 
-@pytest.mark.parametrize("seed", range(8))  # 50 took too long beside the rest
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "seed" in metafunc.fixturenames:
+        metafunc.parametrize("seed", range(metafunc.config.getoption("logs")))
+
+
 def test_random_logs_have_the_same_hash(session: Any, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interpreted = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
     monkeypatch.setattr(spark, "_SQL", spark._SQL | interpreted)  # the large log compiles; here it would take half of the time

@@ -117,9 +117,10 @@ def test_a_crash_leaves_the_earlier_simulation(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "scale", "names"),
     [
-        ("kuaisar", "published", "small, large, or a share from 0.0001 to 1"),
+        ("kuaisar", "published", "small, large, or a share from 0.0001 to 10"),
         ("kuaisar", 0.00001, "share"),
-        ("kuaisar", 1.5, "share"),
+        ("kuaisar", 10.5, "share"),
+        ("qilin", 1.5, "share"),
         ("kuaisar", float("nan"), "share"),
         ("qilin", "small", "published, or a share"),
         ("jdsearch", "published", "Give a share from"),

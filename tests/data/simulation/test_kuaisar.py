@@ -51,7 +51,7 @@ def test_counts_are_shares_of_the_published_ones(files):
     assert set(files["user_features"].user_id) == set(recommended.user_id) == set(searched.user_id)
 
 
-@pytest.mark.parametrize(("scale", "shared"), [("small", 97_981), ("large", 181_849), (0.0001, 9)])
+@pytest.mark.parametrize(("scale", "shared"), [("small", 97_981), ("large", 181_849), (0.0001, 9), (10, 979_810)])
 def test_every_scale_can_hold_its_counts(scale, shared):
     size = kuaisar.counts(scale)
     assert size.shared == shared

@@ -23,13 +23,13 @@ SCALES: dict[str, dict[str, str]] = {
     "kuaisar": {
         "small": "7,493,101 recommendation rows, 3,171,231 search rows, 4,195,529 items, 25,877 users: 1.7 GB",
         "large": "14,605,716 recommendation rows, 5,059,169 search rows, 6,890,707 items, 25,877 users: 2.9 GB",
-        "SHARE": f"that share of small, {kuaisar.LEAST} to 1",
+        "SHARE": "that multiple of small, {} to {}".format(*kuaisar.SHARES),
     },
     "qilin": {
         "published": "44,024 + 6,192 searches, 83,437 + 11,115 requests, 1,983,938 notes, 15,482 users: 1 GB",
-        "SHARE": f"that share of it, {qilin.LEAST} to 1",
+        "SHARE": "that share of it, {} to {}".format(*qilin.SHARES),
     },
-    "jdsearch": {"SHARE": f"that share of 170,000 users, {jdsearch.LEAST} to 1"},
+    "jdsearch": {"SHARE": "that share of 170,000 users, {} to {}".format(*jdsearch.SHARES)},
 }
 """Scales of each format and what they hold; SHARE stands for a number."""
 
@@ -86,11 +86,11 @@ def _scale(kind: str, scale: str | float) -> str | float:
         share = float(scale)
     except ValueError:
         share = math.nan
-    least = _FORMATS[kind].LEAST
-    if not least <= share <= 1:
+    least, most = _FORMATS[kind].SHARES
+    if not least <= share <= most:
         named = "".join(f"{name}, " for name in _FORMATS[kind].SCALES)
         raise SeerecError(
-            f"The format {kind} has no scale {scale!r}.", f"Give {named}{'or ' if named else ''}a share from {least} to 1."
+            f"The format {kind} has no scale {scale!r}.", f"Give {named}{'or ' if named else ''}a share from {least} to {most}."
         )
     return share
 

@@ -21,8 +21,8 @@ from seerec.data.simulation.words import Words, choices, joined, numbers
 from seerec.progress import Progress
 
 FILES = ("user_behavior_data.txt", "product_meta_data.txt")
-LEAST = 0.0001
-"""The smallest share of the users."""
+SHARES = (0.0001, 1)
+"""The smallest and the largest share of the users."""
 _BEHAVIOR = (
     "query", "candidate_wid_list", "candidate_label_list", "history_qry_list", "history_wid_list", "history_type_list",
     "history_time_list",

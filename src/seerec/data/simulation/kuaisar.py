@@ -28,8 +28,8 @@ SCALES = {
     "small": Counts(7_493_101, 3_171_231, 267_608, 4_195_529, 2_281_034, 2_012_476, 25_877, 9 * 24 * HOUR),
     "large": Counts(14_605_716, 5_059_169, 453_667, 6_890_707, 4_046_367, 3_026_189, 25_877, 450 * HOUR + 2 * HOUR // 3),
 }
-LEAST = 0.0001
-"""The smallest share of the small data set."""
+SHARES = (0.0001, 10)
+"""The smallest and the largest multiple of the small data set: 1,100 to 107 million rows."""
 _BEIJING = 8 * HOUR  # ahead of UTC
 _REC_COLUMNS = (
     "user_id", "item_id", "playing_time", "duration_ms", "time", "timestamp",

@@ -30,8 +30,8 @@ from seerec.progress import Progress
 
 FILES = ("search_train", "search_test", "recommendation_train", "recommendation_test", "notes", "user_feat")
 SCALES = {"published": Counts()}
-LEAST = 0.0005
-"""The smallest share of the published data set."""
+SHARES = (0.0005, 1)
+"""The smallest and the largest share of the published data set."""
 _RANKED = 10
 _NOTE_PARTS = 5
 _WAITS, _READS, _DEEDS, _ORDER, _FROM, _USER = range(50, 56)  # streams
