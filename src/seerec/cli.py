@@ -145,8 +145,9 @@ def prepare(
     progress, values = _progress(as_json), {**experiment.data, **chosen}
     corpus = write(out, source=source, settings=values, memory=memory, engine=engine, master=master, progress=progress, **options)
     document = {name: corpus.manifest[name] for name in ("content_hash", "counts", "quarantined", "bounds")}
-    simulated = bool(corpus.manifest["source"].get("simulated"))
-    printing.show({"corpus": str(out), "replaced": replaced, "simulated": simulated, **document}, as_json, printing.corpus)
+    read = corpus.manifest["source"]
+    about = {"simulated": bool(read.get("simulated")), "absent": read.get("absent", [])}
+    printing.show({"corpus": str(out), "replaced": replaced, **about, **document}, as_json, printing.corpus)
 
 
 @app.command(epilog="Example: seerec download kuaisar-small --out raw")

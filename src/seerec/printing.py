@@ -95,7 +95,9 @@ def corpus(content: dict[str, Any]) -> RenderableType:
     title = f"{content['corpus']} (replaces the corpus that was there)" if content["replaced"] else content["corpus"]
     if content["simulated"]:
         title += ", of simulated files"
-    parts = [_table([title, "before filters", "kept"], rows)]
+    parts: list[RenderableType] = [_table([title, "before filters", "kept"], rows)]
+    if content["absent"]:
+        parts.append(f"Not there, and done without: {', '.join(content['absent'])}.")
     refused = [
         [table, reason, f"{number:,}"] for table, reasons in content["quarantined"].items() for reason, number in reasons.items()
     ]

@@ -224,7 +224,7 @@ def test_products_have_words_and_categories(tmp_path: Path) -> None:
         ("7", "1 2 3", "11", "31", "21", "22", "23", "24"),
         ("8", "5", None, "32", "21", "22", "23", "25"),
     ]
-    assert events.source["files"] == ["user_behavior_data.txt", "product_meta_data.tsv"]
+    assert (events.source["files"], events.source["absent"]) == (["user_behavior_data.txt", "product_meta_data.tsv"], [])
     (tmp_path / "product_meta_data.tsv").write_text(PRODUCTS.replace("shop_id", "shop"))
     with pytest.raises(SeerecError, match="no column shop_id"):
         load(tmp_path, user((0, "-1", 7, "CLICK")))

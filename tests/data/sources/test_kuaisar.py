@@ -601,6 +601,7 @@ def test_side_files_may_be_missing_and_items_unknown_to_them(tmp_path: Path) -> 
     assert (items["20"]["title"], items["20"]["category_third"], items["20"]["category_fourth"]) == ("[4, 5]", "3", None)
     assert items["21"]["title"] is None
     assert corpus.manifest["counts"]["users_read"] == 0
+    assert corpus.manifest["source"]["absent"] == ["user_features.csv"]
 
 
 # -- the command line ----------------------------------------------------------------------------------------------------
@@ -624,6 +625,7 @@ def test_the_whole_way_on_the_command_line(simulated: Path, tmp_path: Path, caps
     assert (code, found["content_hash"], found["replaced"]) == (0, content, True)
     dates = ("--val-start", "2023-05-26", "--test-start", "2023-05-27", "--zero-click", "drop")
     code, other = run("prepare", "kuaisar", simulated, "--out", tmp_path / "other", *dates)
+    assert other["absent"] == []
     assert (code, other["bounds"]) == (0, {"val_start": 1_685_059_200_000, "test_start": 1_685_145_600_000})
     code, _ = run("train", tmp_path / "corpus", "--model", "popularity", "--out", tmp_path / "run")
     assert code == 0

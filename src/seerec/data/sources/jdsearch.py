@@ -97,6 +97,7 @@ def read(
         "name": "jdsearch",
         "simulated": simulated,
         "files": [file.name for file in (log, products) if file],
+        "absent": [] if products else [PRODUCTS],
         "options": {"types": kept},
         "clock": "intervals",
         "final_query": "2022-10-17T12:00:00+08:00",

@@ -75,7 +75,8 @@ def read(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path], *, progre
         found, plans = _planned(files, ", ".join(str(path) for path in paths))
         for name, (table, columns, refusals) in plans.items():
             _take(connection, found[name], table, columns, refusals, progress)
-    source: dict[str, Any] = {"name": "kuaisar", "files": sorted(found), "simulated": simulated}
+    absent = [name for name in FILES if name not in found]
+    source: dict[str, Any] = {"name": "kuaisar", "files": sorted(found), "absent": absent, "simulated": simulated}
     events = check(connection, source, earliest=EARLIEST, progress=progress)
     ((later,),) = connection.execute(f"SELECT avg((timestamp >= {SMALL_ENDS})::DOUBLE) FROM recommendations").fetchall()
     size = "large" if later > _STRAY else "small"
