@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from seerec.config import DataSettings
 from seerec.data import candidates
+from seerec.data.candidates import CandidateSet
 from seerec.data.corpus import Corpus
 from seerec.data.targets import TASKS, Task
 from seerec.errors import SeerecError
@@ -46,6 +47,11 @@ def corpus(tmp_path: Path, rows: int, items: int, seed: int = 0, clicks: int = 8
     return Corpus(tmp_path, {})
 
 
+def draw(c: Corpus, split: str, settings: DataSettings, task: Task = "recommendation") -> CandidateSet:
+    """One set, with histories of its own."""
+    return candidates.draw(c, split, settings, task, histories=candidates.histories_of(c, settings))
+
+
 def history(c: Corpus, target: int, task: str = "recommendation") -> set[int]:
     """Items the target may see, one by one."""
     if task == "search":
@@ -70,7 +76,7 @@ def test_exclusions(sampler: Any, repeats: Any, items: int, negatives: int, task
     settings = DataSettings(sampler=sampler, repeats=repeats, negatives=negatives)
     negatives_of_history = 0
     for split in ("val", "test"):
-        drawn = candidates.draw(c, split, settings, task)
+        drawn = draw(c, split, settings, task)
         searched = np.flatnonzero(c.click_role == {"val": 2, "test": 3}[split]).tolist()
         assert drawn.target.tolist() == (c.targets(split).tolist() if task == "recommendation" else searched)
         assert drawn.negative.shape == (len(drawn.target), negatives)
@@ -86,17 +92,17 @@ def test_exclusions(sampler: Any, repeats: Any, items: int, negatives: int, task
 def test_exactly_enough_items_are_all_drawn(tmp_path: Path) -> None:
     c = corpus(tmp_path, 12, 40, pool=1.0)
     left = [38 - len(history(c, t) | {int(c.rec_item[t])}) for t in c.targets("test").tolist()]
-    drawn = candidates.draw(c, "test", DataSettings(negatives=min(left)))
+    drawn = draw(c, "test", DataSettings(negatives=min(left)))
     tight = left.index(min(left))
     forbidden = history(c, int(drawn.target[tight])) | {int(c.rec_item[drawn.target[tight]])}
     assert set(drawn.negative[tight].tolist()) == set(range(2, 40)) - forbidden
     with pytest.raises(SeerecError, match=rf"needs {min(left) + 1} negatives and only \d+ of its 38 items"):
-        candidates.draw(c, "test", DataSettings(negatives=min(left) + 1))
+        draw(c, "test", DataSettings(negatives=min(left) + 1))
 
 
 def test_a_hopeless_pool_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(SeerecError, match="--negatives"):
-        candidates.draw(corpus(tmp_path, 5, 30), "test", DataSettings(negatives=99))
+        draw(corpus(tmp_path, 5, 30), "test", DataSettings(negatives=99))
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 12])
@@ -105,7 +111,7 @@ def test_shares_of_the_first_and_second_draw(rounds: int, tmp_path: Path, monkey
     monkeypatch.setattr(candidates, "_ROUNDS", rounds)
     c = corpus(tmp_path, 20_000, 8, clicks=2, pool=1.0)
     np.save(tmp_path / "item_count.npy", np.array([0, 0, 1, 1, 2, 4, 8, 16]))
-    drawn = candidates.draw(c, "test", DataSettings(sampler="popularity", repeats="keep", negatives=2))
+    drawn = draw(c, "test", DataSettings(sampler="popularity", repeats="keep", negatives=2))
     weight = c.item_count / c.item_count.sum()
     rows = c.rec_item[drawn.target] == 2
     weight = np.where(np.arange(8) == 2, 0, weight) / (1 - weight[2])
@@ -119,7 +125,7 @@ def test_shares_of_the_first_and_second_draw(rounds: int, tmp_path: Path, monkey
 
 def test_uniform_counts_are_flat_and_columns_too(tmp_path: Path) -> None:
     c = corpus(tmp_path, 3000, 102, clicks=2, pool=1.0)
-    drawn = candidates.draw(c, "test", DataSettings(repeats="keep", negatives=50))
+    drawn = draw(c, "test", DataSettings(repeats="keep", negatives=50))
     counts = np.bincount(drawn.negative.reshape(-1), minlength=102)[2:]
     assert np.abs(counts / counts.mean() - 1).max() < 0.15
     places = np.bincount(drawn.column, minlength=51)
@@ -129,16 +135,18 @@ def test_uniform_counts_are_flat_and_columns_too(tmp_path: Path) -> None:
 
 def test_same_seed_same_sets(tmp_path: Path) -> None:
     c = corpus(tmp_path, 30, 200)
-    first, again = (candidates.draw(c, "val", DataSettings(seed=3)) for _ in range(2))
+    first = draw(c, "val", DataSettings(seed=3))
+    negative = np.array(first.negative)
+    again = draw(c, "val", DataSettings(seed=3))
     assert first.hash == again.hash
-    assert np.array_equal(first.negative, again.negative)
-    others = [candidates.draw(c, "test", DataSettings(seed=3)), candidates.draw(c, "val", DataSettings(seed=4))]
+    assert np.array_equal(negative, again.negative)
+    others = [draw(c, "test", DataSettings(seed=3)), draw(c, "val", DataSettings(seed=4))]
     assert len({first.hash, *(other.hash for other in others)}) == 3
 
 
 def test_the_positive_stands_in_its_column(tmp_path: Path) -> None:
     c = corpus(tmp_path, 30, 200)
-    drawn = candidates.draw(c, "val", DataSettings(negatives=5))
+    drawn = draw(c, "val", DataSettings(negatives=5))
     items = drawn.items(c)
     assert items.shape == (len(drawn.target), 6)
     for row in range(len(items)):
@@ -151,8 +159,7 @@ def test_the_positive_stands_in_its_column(tmp_path: Path) -> None:
 
 def test_save_and_load(tmp_path: Path) -> None:
     c = corpus(tmp_path, 30, 200)
-    drawn = candidates.draw(c, "test", DataSettings(negatives=5))
-    drawn.save(tmp_path, "test")
+    drawn = draw(c, "test", DataSettings(negatives=5))
     again = candidates.load(Corpus(tmp_path, {"candidates": {"test": {"hash": drawn.hash}}}), "test")
     assert (again.hash, again.column.dtype) == (drawn.hash, np.uint8)
     for name in ("target", "negative", "column"):
@@ -166,17 +173,17 @@ def test_save_and_load(tmp_path: Path) -> None:
 def test_a_pool_that_is_too_small_names_the_number_that_works(negatives: int, repeats: Any, tmp_path: Path) -> None:
     c = corpus(tmp_path, 60, 45 if negatives == 40 else 80)
     with pytest.raises(SeerecError, match="pool is too small") as error:
-        candidates.draw(c, "val", DataSettings(negatives=negatives + 10 * (repeats == "keep"), repeats=repeats))
+        draw(c, "val", DataSettings(negatives=negatives + 10 * (repeats == "keep"), repeats=repeats))
     found = re.search(r"--negatives (\d+)", error.value.fix)
     assert found is not None
     fewest = int(found[1])
     assert f"only {fewest} of its" in error.value.cause
     for split in ("val", "test"):
-        candidates.draw(c, split, DataSettings(negatives=fewest, repeats=repeats))
+        draw(c, split, DataSettings(negatives=fewest, repeats=repeats))
     refusals = 0
     for split in ("val", "test"):
         try:
-            candidates.draw(c, split, DataSettings(negatives=fewest + 1, repeats=repeats))
+            draw(c, split, DataSettings(negatives=fewest + 1, repeats=repeats))
         except SeerecError:
             refusals += 1
     assert refusals
@@ -184,6 +191,6 @@ def test_a_pool_that_is_too_small_names_the_number_that_works(negatives: int, re
 
 def test_many_negatives_need_a_wider_column(tmp_path: Path) -> None:
     c = corpus(tmp_path, 200, 500)
-    drawn = candidates.draw(c, "test", DataSettings(negatives=300))
+    drawn = draw(c, "test", DataSettings(negatives=300))
     assert drawn.column.dtype == np.uint16
     assert drawn.column.max() > 255

@@ -14,6 +14,7 @@ left: equal shares (``uniform``), or shares by training clicks (``popularity``, 
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seerec.config import DataSettings
+from seerec.data.arrays import read_array, write_array
 from seerec.data.corpus import SPLITS, Corpus, damaged
-from seerec.data.hashes import read_array
 from seerec.data.targets import Targets, Task, clicks_of, pool_of, positions, targets_at
 from seerec.errors import SeerecError
 
@@ -32,7 +33,7 @@ _ROUNDS = 12  # of redrawing collisions, before the exact way, whose cost grows 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: Fibonacci hashing
 _HALF = np.uint64(32)
 _PART = 512  # targets looked at together, few enough for the processor's cache
-_CELLS = 4_000_000  # targets x pool items of one exact draw
+_CELLS = 4_000_000  # targets x pool items of one exact draw, or events, looked at together
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,15 @@ class CandidateSet:
         items[~is_positive] = negative.reshape(-1)
         return items
 
-    def save(self, folder: Path, split: str) -> None:
-        """Write the three arrays into the corpus folder."""
-        (folder / "candidates").mkdir(exist_ok=True)
-        for name in ("target", "negative", "column"):
-            np.save(folder / "candidates" / f"{name_of(split, self.task)}-{name}.npy", getattr(self, name))
-
 
 def name_of(split: str, task: Task) -> str:
     """The name of a candidate set in the corpus."""
     return split if task == "recommendation" else f"search-{split}"
+
+
+def _files(corpus: Corpus, name: str) -> list[Path]:
+    """Those of a set's targets, negatives and columns."""
+    return [corpus.path / "candidates" / f"{name}-{part}.npy" for part in ("target", "negative", "column")]
 
 
 def load(corpus: Corpus, split: str, task: Task = "recommendation") -> CandidateSet:
@@ -77,14 +77,14 @@ def load(corpus: Corpus, split: str, task: Task = "recommendation") -> Candidate
         The corpus has no candidates for this split, or others than were drawn.
     """
     name = name_of(split, task)
-    files = [corpus.path / "candidates" / f"{name}-{part}.npy" for part in ("target", "negative", "column")]
+    files = _files(corpus, name)
     known = corpus.manifest.get("candidates", {})
     if name not in known or not all(file.is_file() for file in files):
         raise SeerecError(f"{corpus.path} has no candidates for the split {name}.", "Run `seerec prepare` again.")
     try:
         target, negative, column = (read_array(file) for file in files)
         shaped = target.dtype == np.int64 and negative.dtype == np.int32 and negative.shape[:1] == target.shape == column.shape
-        agrees = shaped and negative.ndim == 2 and _hash(target, negative, column) == known[name]["hash"]
+        agrees = shaped and negative.ndim == 2 and _digest(target, negative, column).hexdigest() == known[name]["hash"]
     except Exception as error:  # damaged bytes make NumPy raise anything
         raise damaged(corpus.path, f"candidates of the split {name}: {error}") from error
     if not agrees:
@@ -92,19 +92,21 @@ def load(corpus: Corpus, split: str, task: Task = "recommendation") -> Candidate
     return CandidateSet(task, target, negative, column, known[name]["hash"])
 
 
-def _hash(*arrays: NDArray[Any]) -> str:
+def _digest(*arrays: NDArray[Any]) -> "hashlib._Hash":
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
+    return digest
 
 
 class _Clicked:
-    """Which items the events of a row name, and at which position of the log each first appears."""
+    """Which items the events of a row name, and at which positions of the log."""
 
     def __init__(self, row: NDArray[np.int64], item: NDArray[np.int32], items: int) -> None:
+        key = row * items + item
+        order = np.argsort(key, kind="stable")  # the first of equal keys is the first in the log
         self._items = items
-        self._key, self._first = np.unique(row * items + item, return_index=True)
+        self._key, self._first = key[order], order.astype(np.min_scalar_type(max(len(order), 1)))
 
     def before(self, row: NDArray[np.int64], item: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether ``row`` names ``item`` before position ``end`` of the log; the three broadcast together."""
@@ -122,11 +124,15 @@ class _Sieve:
     Targets come by row, so that the table in use lies in the processor's cache.
     """
 
-    def __init__(self, row: NDArray[np.int64], item: NDArray[np.int32], rows: int) -> None:
-        self._size = (16 * np.bincount(row, minlength=rows) + 1).astype(np.uint64)
+    def __init__(self, *events: tuple[NDArray[np.int64], NDArray[np.int32]], rows: int) -> None:
+        count = sum((np.bincount(row, minlength=rows) for row, _ in events), np.zeros(rows, np.int64))
+        self._size = (16 * count + 1).astype(np.uint64)
         self._first = np.cumsum(self._size) - self._size
         self._named = np.zeros(int(self._size.sum()), bool)
-        self._named[self._cell(row, item)] = True
+        for row, item in events:
+            for first in range(0, len(row), _CELLS):
+                some = slice(first, first + _CELLS)
+                self._named[self._cell(row[some], item[some])] = True
 
     def _cell(self, row: NDArray[np.int64], item: NDArray[Any]) -> NDArray[np.int64]:
         key = item.astype(np.uint64)
@@ -143,28 +149,34 @@ class _Sieve:
         return named
 
 
-class _Exclusions:
-    """What may not be a negative of a target: the positive, and (unless repeats are kept) the clicks it may see."""
+class Histories:
+    """The clicks of every row of a corpus, which all its candidate sets look up."""
 
-    def __init__(self, corpus: Corpus, targets: Targets, repeats: str) -> None:
+    def __init__(self, corpus: Corpus) -> None:
+        click_row = np.repeat(corpus.search_row, np.diff(corpus.click_offset))
+        self.rec = _Clicked(corpus.rec_row, corpus.rec_item, corpus.items)
+        self.click = _Clicked(click_row, corpus.click_item, corpus.items)
+        events = (corpus.rec_row, corpus.rec_item), (click_row, corpus.click_item)
+        self.sieve = _Sieve(*events, rows=len(corpus.row_user))
+
+
+class _Exclusions:
+    """What may not be a negative of a target: the positive and, of ``histories``, the clicks it may see (None: those may)."""
+
+    def __init__(self, corpus: Corpus, targets: Targets, histories: Histories | None) -> None:
         self._positive = targets.item
-        self._history = repeats == "drop"
-        if self._history:
+        self._histories = histories
+        if histories is not None:
             row = self._row = targets.row
-            click_row = np.repeat(corpus.search_row, np.diff(corpus.click_offset))
             self._rec_end = targets.rec_end
             self._click_end = corpus.click_offset[targets.search_end]
             first = corpus.rec_offset[row] + corpus.click_offset[corpus.search_offset[row]]
             self._most = self._rec_end + self._click_end - first
-            self._rec = _Clicked(corpus.rec_row, corpus.rec_item, corpus.items)
-            self._click = _Clicked(click_row, corpus.click_item, corpus.items)
-            rows, named = np.concatenate([corpus.rec_row, click_row]), np.concatenate([corpus.rec_item, corpus.click_item])
-            self._sieve = _Sieve(rows, named, len(corpus.row_user))
 
     def fewest_left(self, pool: NDArray[np.int64], wanted: int) -> int:
         """How many items of ``pool`` the target with the most exclusions may be given, where that is below ``wanted``."""
         place = np.arange(len(self._positive))
-        if self._history:
+        if self._histories is not None:
             place = place[len(pool) - 1 - self._most < wanted]  # the others have enough, whatever they saw
         step = max(1, _CELLS // max(len(pool), 1))
         parts = (place[first : first + step] for first in range(0, len(place), step))
@@ -173,11 +185,12 @@ class _Exclusions:
     def __call__(self, place: NDArray[np.int64], item: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether ``item`` is excluded for the targets number ``place``; the two broadcast together."""
         excluded: NDArray[np.bool_] = item == self._positive[place]
-        if self._history:
-            at = np.nonzero(self._sieve(self._row[place], item))
+        if self._histories is not None:
+            rec, click, sieve = self._histories.rec, self._histories.click, self._histories.sieve
+            at = np.nonzero(sieve(self._row[place], item))
             found, item = (np.broadcast_to(given, excluded.shape)[at] for given in (place, item))
             row = self._row[found]
-            named = self._rec.before(row, item, self._rec_end[found]) | self._click.before(row, item, self._click_end[found])
+            named = rec.before(row, item, self._rec_end[found]) | click.before(row, item, self._click_end[found])
             excluded[at] |= named
         return excluded
 
@@ -204,76 +217,28 @@ def _settle(tried: NDArray[np.int64], refused: NDArray[np.bool_]) -> NDArray[np.
     return short
 
 
-def _fill(
-    chosen: NDArray[np.int64],
-    place: NDArray[np.int64],
-    excluded: _Exclusions,
-    pool: NDArray[np.int64],
-    weight: NDArray[np.int64],
-    generator: np.random.Generator,
-) -> None:
-    """Fill the open cells (-1, at the right) of ``chosen`` (n c): the smallest exponential times over weights win."""
-    wanted = chosen.shape[1]
-    time = generator.standard_exponential((len(chosen), len(pool))) / weight
-    time[excluded(place[:, None], pool[None, :])] = np.inf
-    row, column = np.nonzero(chosen >= 0)
-    time[row, np.searchsorted(pool, chosen[row, column])] = np.inf
-    order = np.argsort(time, axis=1, kind="stable")[:, :wanted]
-    left = (chosen >= 0).sum(1)
-    if (np.isfinite(time).sum(1) + left < wanted).any():
-        raise _PoolTooSmallError
-    row, column = np.nonzero(chosen < 0)
-    chosen[row, column] = pool[order[row, column - left[row]]]
-
-
 class _PoolTooSmallError(Exception):
     """Some target has fewer items left than negatives are wanted."""
 
 
-def _too_small(corpus: Corpus, settings: DataSettings, pool: NDArray[np.int64], task: Task) -> SeerecError:
-    """The error that names how many negatives every target of both splits can have."""
-    at = np.concatenate([positions(corpus, split, task) for split in ("val", "test")])
-    left = _Exclusions(corpus, targets_at(corpus, at, task), settings.repeats).fewest_left(pool, settings.negatives)
-    return SeerecError(
-        f"The candidate pool is too small: a target needs {settings.negatives} negatives and only {left} of its {len(pool)} "
-        "items are left after its positive and its own history.",
-        f"Choose `--negatives {left}`, or give a log with more items." if left else "Give a log with more items.",
-    )
+class _Draws:
+    """Negatives from a pool: ``weight`` shares of each item in what is left."""
 
+    def __init__(
+        self, pool: NDArray[np.int64], weight: NDArray[np.int64], excluded: _Exclusions, generator: np.random.Generator
+    ) -> None:
+        self._pool, self._weight, self._excluded, self._generator = pool, weight, excluded, generator
+        self._upto = np.cumsum(weight)
+        self._uniform = bool((weight == 1).all())
 
-def draw(corpus: Corpus, split: str, settings: DataSettings, task: Task = "recommendation") -> CandidateSet:
-    """Draw the candidates of ``split`` (val or test); they depend on the corpus, the split, the task and the seed alone.
-
-    Raises
-    ------
-    SeerecError
-        The pool holds too few items for some target.
-    """
-    wanted, target = settings.negatives, positions(corpus, split, task)
-    entropy = [settings.seed, SPLITS[split], *([1] if task == "search" else [])]
-    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
-    uniform = settings.sampler == "uniform"
-    pool, count = pool_of(corpus, task), clicks_of(corpus, task)
-    weight = np.ones(len(pool), np.int64) if uniform else count[pool]
-    pool, weight = pool[weight > 0], weight[weight > 0]
-    if len(pool) < wanted and len(target):
-        raise _too_small(corpus, settings, pool, task)
-    upto = np.cumsum(weight)
-    excluded = _Exclusions(corpus, targets_at(corpus, target, task), settings.repeats)
-
-    def named(point: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The items of points on the line of all shares."""
-        items: NDArray[np.int64] = pool[point if uniform else np.searchsorted(upto, point, side="right")]
-        return items
-
-    negative = np.empty((len(target), wanted), np.int32)
-    for start in range(0, len(target), _ROWS):
-        place = np.arange(start, min(start + _ROWS, len(target)))
-        chosen = generator.integers(0, upto[-1], (len(place), wanted))
+    def negatives(self, place: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
+        """``wanted`` different items for each of the targets number ``place``, in the order they were drawn."""
+        excluded = self._excluded
+        chosen = self._points((len(place), wanted))
         parts = []
         for first in range(0, len(place), _PART):
             tried = chosen[first : first + _PART]
-            tried[:] = named(tried)
+            tried[:] = self._items(tried)
             parts.append(first + _settle(tried, _repeated(tried) | excluded(place[first : first + _PART, None], tried)))
         still_open = np.concatenate(parts)
         for _ in range(_ROUNDS - 1):
@@ -281,21 +246,105 @@ def draw(corpus: Corpus, split: str, settings: DataSettings, task: Task = "recom
                 break
             tried = chosen[still_open]
             cells = np.nonzero(tried < 0)
-            tried[cells] = named(generator.integers(0, upto[-1], len(cells[0])))
+            tried[cells] = self._items(self._points(len(cells[0])))
             refused = _repeated(tried)
             refused[cells] |= excluded(place[still_open[cells[0]]], tried[cells])
             short = _settle(tried, refused)
             chosen[still_open] = tried
             still_open = still_open[short]
-        step = max(1, _CELLS // len(pool))
+        step = max(1, _CELLS // len(self._pool))
         for first in range(0, len(still_open), step):
             rows = still_open[first : first + step]
             filled = chosen[rows]
-            try:
-                _fill(filled, place[rows], excluded, pool, weight, generator)
-            except _PoolTooSmallError:
-                raise _too_small(corpus, settings, pool, task) from None
+            self._fill(filled, place[rows])
             chosen[rows] = filled
-        negative[start : start + len(place)] = chosen
-    at = generator.integers(0, wanted + 1, len(target)).astype(np.min_scalar_type(wanted))
-    return CandidateSet(task, target, negative, at, _hash(target, negative, at))
+        return chosen
+
+    def _points(self, shape: int | tuple[int, int]) -> NDArray[np.int64]:
+        """On the line of all shares."""
+        return self._generator.integers(0, self._upto[-1], shape)
+
+    def _items(self, point: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Whose shares these are."""
+        items: NDArray[np.int64] = self._pool[point if self._uniform else np.searchsorted(self._upto, point, side="right")]
+        return items
+
+    def _fill(self, chosen: NDArray[np.int64], place: NDArray[np.int64]) -> None:
+        """Fill the open cells (-1, at the right) of ``chosen`` (n c): the smallest exponential times over weights win."""
+        wanted, pool = chosen.shape[1], self._pool
+        time = self._generator.standard_exponential((len(chosen), len(pool))) / self._weight
+        time[self._excluded(place[:, None], pool[None, :])] = np.inf
+        row, column = np.nonzero(chosen >= 0)
+        time[row, np.searchsorted(pool, chosen[row, column])] = np.inf
+        order = np.argsort(time, axis=1, kind="stable")[:, :wanted]
+        left = (chosen >= 0).sum(1)
+        if (np.isfinite(time).sum(1) + left < wanted).any():
+            raise _PoolTooSmallError
+        row, column = np.nonzero(chosen < 0)
+        chosen[row, column] = pool[order[row, column - left[row]]]
+
+
+def _too_small(
+    corpus: Corpus, settings: DataSettings, pool: NDArray[np.int64], task: Task, histories: Histories | None
+) -> SeerecError:
+    """The error that names how many negatives every target of both splits can have."""
+    at = np.concatenate([positions(corpus, split, task) for split in ("val", "test")])
+    left = _Exclusions(corpus, targets_at(corpus, at, task), histories).fewest_left(pool, settings.negatives)
+    return SeerecError(
+        f"The candidate pool is too small: a target needs {settings.negatives} negatives and only {left} of its {len(pool)} "
+        "items are left after its positive and its own history.",
+        f"Choose `--negatives {left}`, or give a log with more items." if left else "Give a log with more items.",
+    )
+
+
+def histories_of(corpus: Corpus, settings: DataSettings) -> Histories | None:
+    """What `draw` excludes besides the positives; None where repeats are kept."""
+    return Histories(corpus) if settings.repeats == "drop" else None
+
+
+def draw(
+    corpus: Corpus, split: str, settings: DataSettings, task: Task = "recommendation", *, histories: Histories | None
+) -> CandidateSet:
+    """Draw the candidates of ``split`` (val or test) into the corpus's folder; the set is read from there.
+
+    They depend on the corpus, the split, the task and the seed alone. Negatives are many times the size of the log, so
+    they are written as they are drawn.
+
+    Parameters
+    ----------
+    histories
+        `histories_of` the corpus, the same for all its sets.
+
+    Raises
+    ------
+    SeerecError
+        The pool holds too few items for some target.
+    """
+    wanted, target = settings.negatives, positions(corpus, split, task)
+    pool, count = pool_of(corpus, task), clicks_of(corpus, task)
+    weight = np.ones(len(pool), np.int64) if settings.sampler == "uniform" else count[pool]
+    pool, weight = pool[weight > 0], weight[weight > 0]
+    if len(pool) < wanted and len(target):
+        raise _too_small(corpus, settings, pool, task, histories)
+    entropy = [settings.seed, SPLITS[split], *([1] if task == "search" else [])]
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
+    draws = _Draws(pool, weight, _Exclusions(corpus, targets_at(corpus, target, task), histories), generator)
+    files = _files(corpus, name_of(split, task))
+    files[0].parent.mkdir(exist_ok=True)
+    np.save(files[0], target)
+    digest = _digest(target)
+
+    def parts() -> Iterator[NDArray[np.int32]]:
+        for start in range(0, len(target), _ROWS):
+            some = draws.negatives(np.arange(start, min(start + _ROWS, len(target))), wanted).astype(np.int32)
+            digest.update(some.data)
+            yield some
+
+    try:
+        write_array(files[1], (len(target), wanted), np.int32, parts())
+    except _PoolTooSmallError:
+        raise _too_small(corpus, settings, pool, task, histories) from None
+    column = generator.integers(0, wanted + 1, len(target)).astype(np.min_scalar_type(wanted))
+    np.save(files[2], column)
+    digest.update(column.data)
+    return CandidateSet(task, target, read_array(files[1]), column, digest.hexdigest())

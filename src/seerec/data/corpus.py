@@ -55,7 +55,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from seerec.data.hashes import checksums, hash_content, read_array
+from seerec.data.arrays import read_array
+from seerec.data.hashes import checksums, hash_content
 from seerec.errors import SeerecError
 
 FORMAT = 2

@@ -1,7 +1,11 @@
-"""Items, users and words of a corpus: ids, titles, categories and texts, all fitted on the training split."""
+"""Items, users and words of a corpus: ids, titles, categories and texts, all fitted on the training split.
 
+Rows are read in parts, and of texts and categories only numbers are kept: those of millions of items would fill the memory.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -10,58 +14,74 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from seerec.data.arrays import write_array
 from seerec.data.corpus import FIRST_ID, UNKNOWN
 from seerec.data.sql import quoted
 from seerec.data.text import Encoded, Lexicon, Tokeniser, encode
 
-
-def item_features(checked: duckdb.DuckDBPyConnection, items: pa.Table) -> pa.Table:
-    """Known ``items`` (item, item_id, clicks, pool) in the order of their ids, with title, text and the category columns."""
-    return _joined(checked, items, "items", ["title", "text"])
+_PART = 1 << 19  # rows read together
 
 
-def user_features(checked: duckdb.DuckDBPyConnection, users: pa.Table) -> pa.Table:
-    """Known ``users`` (user, user_id) in the order of their ids, with the category columns."""
-    return _joined(checked, users, "users", [])
+class _Categories:
+    """The category columns of a checked table, whose values get their numbers when all rows have been seen."""
+
+    def __init__(self, checked: duckdb.DuckDBPyConnection, table: str) -> None:
+        self.names = [name for name in checked.table(table).columns if name.startswith("category_")]
+        self._values = [Lexicon() for _ in self.names]
+        self._parts: list[NDArray[np.int32]] = []  # places among the values, -1 where missing
+
+    def add(self, rows: pa.Table) -> None:
+        """The next rows."""
+        part = np.empty((len(rows), len(self.names)), np.int32)
+        for column, (name, values) in enumerate(zip(self.names, self._values, strict=True)):
+            named = rows[name].combine_chunks().dictionary_encode()
+            code = np.append(values.codes(named.dictionary), np.int32(-1))
+            part[:, column] = code[pc.fill_null(named.indices, -1).to_numpy()]
+        self._parts.append(part)
+
+    def save(self, file: Path) -> None:
+        """I x F int32: 0 missing, 1 unknown, values from 2 in code-point order; rows 0 and 1 are padding and unknown."""
+        numbers = [np.append(np.argsort(pc.sort_indices(values.words).to_numpy()) + FIRST_ID, 0) for values in self._values]
+
+        def parts() -> Iterator[NDArray[np.int32]]:
+            yield np.repeat(np.array([[0], [UNKNOWN]], np.int32), len(numbers), 1)
+            for part in self._parts:
+                for column, number in enumerate(numbers):
+                    part[:, column] = number[part[:, column]]
+                yield part
+
+        write_array(file, (FIRST_ID + sum(map(len, self._parts)), len(numbers)), np.int32, parts())
+
+    def legend(self) -> pa.Table:
+        """``column``, ``value`` int32 and ``text`` of every value."""
+        texts = [values.words.take(pc.sort_indices(values.words)) for values in self._values]
+        columns = [pa.array([name] * len(text), pa.string()) for name, text in zip(self.names, texts, strict=True)]
+        numbers = [pa.array(np.arange(FIRST_ID, FIRST_ID + len(text), dtype=np.int32)) for text in texts]
+        return pa.table({
+            "column": pa.chunked_array(columns, pa.string()),
+            "value": pa.chunked_array(numbers, pa.int32()),
+            "text": pa.chunked_array(texts, pa.string()),
+        })  # fmt: skip
 
 
-def _joined(checked: duckdb.DuckDBPyConnection, known: pa.Table, features: str, columns: list[str]) -> pa.Table:
-    """``known``, whose first two columns are the number and the id, with columns of the checked table ``features``."""
-    number, key, *_ = known.column_names
-    columns = columns + [name for name in checked.table(features).columns if name.startswith("category_")]
+@contextmanager
+def _joined(
+    checked: duckdb.DuckDBPyConnection, known: pa.Table, features: str, columns: list[str]
+) -> Iterator[pa.RecordBatchReader]:
+    """``known``, a number and an id, with ``columns`` of the checked table ``features``, in the order of the numbers."""
+    number, key = known.column_names
     selected = ", ".join(["k.*", *(f"f.{quoted(name)}" for name in columns)])
     checked.register("known", known)
     try:
         query = f"SELECT {selected} FROM known AS k LEFT JOIN {features} AS f ON f.{key} = k.{key} ORDER BY k.{quoted(number)}"
-        return checked.sql(query).to_arrow_table()
+        yield checked.sql(query).to_arrow_reader(_PART)
     finally:
         checked.unregister("known")
 
 
-def categories(table: pa.Table) -> tuple[list[str], NDArray[np.int32], list[pa.Table]]:
-    """Number the category columns of known items or users.
-
-    Returns
-    -------
-        The column names; I x F int32 (0 missing, 1 unknown, values from 2 in code-point order; rows 0 and 1 are padding
-        and unknown); per column a table of ``column``, ``value`` int32, ``text``.
-    """
-    names = [name for name in table.column_names if name.startswith("category_")]
-    ids = np.zeros((table.num_rows + FIRST_ID, len(names)), np.int32)
-    ids[UNKNOWN] = UNKNOWN
-    legends = []
-    for place, name in enumerate(names):
-        values = pc.unique(table[name].drop_null())
-        values = values.take(pc.sort_indices(values))
-        found = pc.index_in(table[name], value_set=values)
-        ids[FIRST_ID:, place] = pc.fill_null(pc.add(found, FIRST_ID), 0).to_numpy()
-        number = pa.array(np.arange(FIRST_ID, FIRST_ID + len(values), dtype=np.int32))
-        legends.append(pa.table({"column": pa.array([name] * len(values), pa.string()), "value": number, "text": values}))
-    return names, ids, legends
-
-
 def write_features(
     folder: Path,
+    checked: duckdb.DuckDBPyConnection,
     items: pa.Table,
     users: pa.Table,
     queries: Encoded,
@@ -73,29 +93,38 @@ def write_features(
 
     Parameters
     ----------
+    checked
+        Holds the checked tables ``items`` and ``users``.
+    items, users
+        Those that are known, by number and id, in the order of their numbers.
     queries, uses
         Texts of the queries as codes of ``lexicon``, and in how many training searches each occurs.
     """
-    texts = encode(items["text"].chunks, lexicon)
-    count = queries.count(len(lexicon), uses) + texts.count(len(lexicon))
+    of_items, of_users = _Categories(checked, "items"), _Categories(checked, "users")
+    texts = []
+    kept = ["item", "item_id", "title", *of_items.names]
+    with (
+        _joined(checked, items, "items", ["title", "text", *of_items.names]) as rows,
+        pq.ParquetWriter(folder / "items.parquet", pa.schema([rows.schema.field(name) for name in kept])) as file,
+    ):
+        for part in (pa.Table.from_batches([batch]) for batch in rows):
+            texts.append(encode(part["text"].chunks, lexicon))
+            of_items.add(part)
+            file.write_table(part.select(kept))
+    with _joined(checked, users, "users", of_users.names) as rows:
+        for part in (pa.Table.from_batches([batch]) for batch in rows):
+            of_users.add(part)
+    pq.write_table(users, folder / "users.parquet")
+    count = sum((part.count(len(lexicon)) for part in texts), queries.count(len(lexicon), uses))
     words, word_of_code = tokeniser.fit(lexicon, count)
-    item_names, item_category, item_legends = categories(items)
-    _, user_category, user_legends = categories(users)
-    head = np.zeros(FIRST_ID, np.int64)
-    arrays: dict[str, NDArray[Any]] = {
-        "query_offset": queries.offset,
-        "query_word": word_of_code[queries.code],
-        "item_text_offset": np.concatenate([head, texts.offset]),
-        "item_text_word": word_of_code[texts.code],
-        "item_category": item_category,
-        "user_category": user_category,
-    }
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array)
-    pq.write_table(items.select(["item", "item_id", "title", *item_names]), folder / "items.parquet")
-    pq.write_table(users.select(["user", "user_id"]), folder / "users.parquet")
     pq.write_table(words, folder / "words.parquet")
-    empty = pa.table({"column": pa.array([], pa.string()), "value": pa.array([], pa.int32()), "text": pa.array([], pa.string())})
-    for name, legends in (("items", item_legends), ("users", user_legends)):
-        pq.write_table(pa.concat_tables([empty, *legends]), folder / f"{name}_categories.parquet")
-    return {"items": items.num_rows, "words": words.num_rows}
+    lengths = np.concatenate([np.zeros(FIRST_ID + 1, np.int64), *(np.diff(part.offset) for part in texts)])
+    np.save(folder / "item_text_offset.npy", np.cumsum(lengths))
+    size = sum(len(part.code) for part in texts)
+    write_array(folder / "item_text_word.npy", (size,), np.int32, (word_of_code[part.code] for part in texts))
+    np.save(folder / "query_offset.npy", queries.offset)
+    np.save(folder / "query_word.npy", word_of_code[queries.code])
+    for name, categories in (("item", of_items), ("user", of_users)):
+        categories.save(folder / f"{name}_category.npy")
+        pq.write_table(categories.legend(), folder / f"{name}s_categories.parquet")
+    return {"items": len(items), "words": len(words)}

@@ -16,11 +16,7 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-
-def read_array(file: Path) -> NDArray[Any]:
-    """A mapped array. ``numpy.load`` would also open archives, and leave a damaged file open."""
-    array: NDArray[Any] = np.lib.format.open_memmap(file, mode="r")
-    return array
+from seerec.data.arrays import read_array
 
 
 def checksums(folder: Path, facts: dict[str, Any]) -> dict[str, str]:
@@ -41,9 +37,8 @@ def hash_content(folder: Path, parameters: dict[str, Any]) -> str:
         if file.suffix == ".npy":
             _hash_array(digest, name, read_array(file))
         elif file.suffix == ".parquet":
-            table = pq.read_table(file)
-            for column in table.column_names:
-                _hash_column(digest, f"{name}/{column}", table[column])
+            for column in pq.read_schema(file).names:  # one at a time: texts of items need much room
+                _hash_column(digest, f"{name}/{column}", pq.read_table(file, columns=[column])[column])
     return digest.hexdigest()
 
 

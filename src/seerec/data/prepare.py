@@ -24,7 +24,7 @@ from seerec.data.corpus import FIRST_ID, FORMAT, Corpus
 from seerec.data.engines import Engine, Tables, in_duckdb
 from seerec.data.event_arrays import count_rows, save_arrays, write_events
 from seerec.data.events import Events
-from seerec.data.features import item_features, user_features, write_features
+from seerec.data.features import write_features
 from seerec.data.hashes import checksums, hash_content
 from seerec.data.splits import Bounds, check_bounds, no_clicks, split_instants
 from seerec.data.targets import TASKS, Task
@@ -96,7 +96,7 @@ class _Plan:
     counts: dict[str, int]
     bounds: Bounds
     items: pa.Table
-    """Known items (``item``, ``item_id``, ``clicks``, ``pool``) in the order of their numbers."""
+    """Known items (``item``, ``item_id``) in the order of their numbers."""
     users: pa.Table
     """Known users (``user``, ``user_id``), likewise."""
     queries: Encoded
@@ -140,23 +140,31 @@ def _run_plan(tables: Tables, folder: Path, settings: DataSettings, instants: Bo
         "item_count": np.concatenate([head, items["clicks"].to_numpy()]),
         "item_pool": np.concatenate([head, items["pool"].to_numpy()]).astype(bool),
     })  # fmt: skip
-    return _Plan(counts | {"queries": len(texts)}, bounds, items, users, queries, texts["uses"].to_numpy(), lexicon)
+    return _Plan(
+        counts | {"queries": len(texts)},
+        bounds,
+        items.select(["item", "item_id"]),
+        users,
+        queries,
+        texts["uses"].to_numpy(),
+        lexicon,
+    )
 
 
 def _finish(
     checked: duckdb.DuckDBPyConnection, folder: Path, plan: _Plan, settings: DataSettings, progress: Progress
 ) -> tuple[dict[str, int], dict[str, Any]]:
     """Write features and candidates, two at a time; returns counts, and what the manifest says of the candidate sets."""
-    arrays = Corpus(folder, {})
+    arrays, sets = Corpus(folder, {}), [(split, task) for task in TASKS for split in ("val", "test")]
     with ThreadPoolExecutor(2) as threads:  # NumPy and Arrow work on without the interpreter's lock
-        features = threads.submit(_write_features, checked, folder, plan, settings)
-        drawn = {
-            candidates.name_of(split, task): threads.submit(_draw_candidates, arrays, folder, split, settings, task)
-            for task in TASKS
-            for split in ("val", "test")
-        }
         try:
-            with progress.task("items, words and candidates", 1 + len(drawn), "files") as bar:
+            with progress.task("items, words and candidates", 1 + len(sets), "files") as bar:
+                features = threads.submit(_write_features, checked, folder, plan, settings)
+                histories = candidates.histories_of(arrays, settings)
+                drawn = {
+                    candidates.name_of(split, task): threads.submit(_candidates, arrays, split, settings, task, histories)
+                    for split, task in sets
+                }
                 for finished in as_completed([features, *drawn.values()]):
                     finished.result()
                     bar.advance(1)
@@ -168,17 +176,18 @@ def _finish(
 
 def _write_features(checked: duckdb.DuckDBPyConnection, folder: Path, plan: _Plan, settings: DataSettings) -> dict[str, int]:
     """Write items, users, words and the quarantine; returns the counts."""
-    items, users = item_features(checked, plan.items), user_features(checked, plan.users)
-    counts = write_features(folder, items, users, plan.queries, plan.uses, plan.lexicon, _tokeniser(settings))
+    words = plan.queries, plan.uses, plan.lexicon, _tokeniser(settings)
+    counts = write_features(folder, checked, plan.items, plan.users, *words)
     quarantine = 'SELECT table_name AS "table", line, reason, content FROM quarantine ORDER BY ALL'
     pq.write_table(checked.sql(quarantine).to_arrow_table(), folder / "quarantine.parquet")
     return counts
 
 
-def _draw_candidates(arrays: Corpus, folder: Path, split: str, settings: DataSettings, task: Task) -> dict[str, Any]:
-    """Draw and save one candidate set; what the manifest says of it."""
-    drawn = candidates.draw(arrays, split, settings, task)
-    drawn.save(folder, split)
+def _candidates(
+    arrays: Corpus, split: str, settings: DataSettings, task: Task, histories: candidates.Histories | None
+) -> dict[str, Any]:
+    """Draw one candidate set; what the manifest says of it."""
+    drawn = candidates.draw(arrays, split, settings, task, histories=histories)
     return {"hash": drawn.hash, "targets": len(drawn.target), "negatives": settings.negatives}
 
 
