@@ -156,6 +156,11 @@ def test_a_failure_leaves_nothing(session: Any, tmp_path: Path, monkeypatch: pyt
     assert session.catalog.listTables() == []
 
 
+def test_a_spark_that_is_gone_is_no_full_disk() -> None:
+    with pytest.raises(SeerecError, match="Spark could not finish preparing .*refused"), spark._named_failures():
+        raise ConnectionRefusedError(111, "Connection refused")
+
+
 def test_another_master_is_refused(session: Any, tmp_path: Path) -> None:  # noqa: ARG001
     with pytest.raises(SeerecError, match=r"master local\[2\] runs already.*local\[2\]"):
         write_corpus(random_events(1), tmp_path / "c", DataSettings(negatives=1), on_spark("spark://elsewhere:7077"))

@@ -192,7 +192,7 @@ def _named_failures() -> Iterator[None]:
         yield
     except AnalysisException:  # and ParseException: a mistake in the plan
         raise
-    except (PySparkException, Py4JError, duckdb.OutOfMemoryException, duckdb.IOException) as error:
+    except (PySparkException, Py4JError, ConnectionError, duckdb.OutOfMemoryException, duckdb.IOException) as error:
         raise SeerecError(
             f"Spark could not finish preparing ({_reason(error)}).",
             "Give it more memory or disk space; on a cluster, an --out that all its machines see at the same path.",
