@@ -157,7 +157,7 @@ def test_a_failure_leaves_nothing(session: Any, tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_spark_that_is_gone_is_no_full_disk() -> None:
-    with pytest.raises(SeerecError, match="Spark could not finish preparing .*refused"), spark._named_failures():
+    with pytest.raises(SeerecError, match=r"Spark could not finish preparing .*refused"), spark._named_failures():
         raise ConnectionRefusedError(111, "Connection refused")
 
 
