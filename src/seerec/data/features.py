@@ -30,11 +30,11 @@ class _Categories:
         self._values = [Lexicon() for _ in self.names]
         self._parts: list[NDArray[np.int32]] = []  # places among the values, -1 where missing
 
-    def add(self, rows: pa.Table) -> None:
+    def add(self, rows: pa.RecordBatch) -> None:
         """The next rows."""
         part = np.empty((len(rows), len(self.names)), np.int32)
         for column, (name, values) in enumerate(zip(self.names, self._values, strict=True)):
-            named = rows[name].combine_chunks().dictionary_encode()
+            named = rows[name].dictionary_encode()
             code = np.append(values.codes(named.dictionary), np.int32(-1))
             part[:, column] = code[pc.fill_null(named.indices, -1).to_numpy()]
         self._parts.append(part)
@@ -107,12 +107,12 @@ def write_features(
         _joined(checked, items, "items", ["title", "text", *of_items.names]) as rows,
         pq.ParquetWriter(folder / "items.parquet", pa.schema([rows.schema.field(name) for name in kept])) as file,
     ):
-        for part in (pa.Table.from_batches([batch]) for batch in rows):
-            texts.append(encode(part["text"].chunks, lexicon))
+        for part in rows:
+            texts.append(encode([part["text"]], lexicon))
             of_items.add(part)
-            file.write_table(part.select(kept))
+            file.write_batch(part.select(kept))
     with _joined(checked, users, "users", of_users.names) as rows:
-        for part in (pa.Table.from_batches([batch]) for batch in rows):
+        for part in rows:
             of_users.add(part)
     pq.write_table(users, folder / "users.parquet")
     count = sum((part.count(len(lexicon)) for part in texts), queries.count(len(lexicon), uses))
