@@ -6,10 +6,11 @@ import pytest
 import torch
 from tests.models.synthetic import ITEMS, batch, left_padded, make, scores, vocabulary
 from torch import nn
+from torch.nn import functional as F
 
-from seerec.models.contexts import append
+from seerec.models.attention import Attention, _attend, history_mask
 from seerec.models.inputs import Table
-from seerec.models.layers import Attention, history_mask, masked_mean, reach
+from seerec.models.layers import MASKED, masked_mean, reach
 from seerec.models.losses import mean_over, ranking_loss
 from seerec.models.target_attention import TargetAttention
 
@@ -129,11 +130,11 @@ def test_own_vectors_are_one_context_with_the_history():
     attention = Attention(8, 2, 0.0).double()
     history, own, query = torch.randn(2, 4, 8).double(), torch.randn(2, 3, 2, 8).double(), torch.randn(2, 3, 8).double()
     visible = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]).bool().expand(2, 3, 4)
-    two = append(append(None, attention.own_keys_values(own[:, :, 0])), attention.own_keys_values(own[:, :, 1]))
-    out, weights = attention(query, attention.keys_values(history), visible, two)
+    two = tuple(attention.own_keys_values(own[:, :, i]) for i in range(2))
+    out, weights = attention(query, attention.keys_values(history, room=3), visible, two)
     for row, m in torch.ones(2, 3).nonzero().tolist():
         context = torch.cat([history[row][visible[row, m]], own[row, m]])[None]
-        every = torch.ones(1, 1, len(context), dtype=torch.bool)
+        every = torch.ones(1, 1, context.shape[1], dtype=torch.bool)
         alone, alone_weights = attention(query[row, m][None, None], attention.keys_values(context), every)
         torch.testing.assert_close(out[row, m], alone[0, 0])
         n = int(visible[row, m].sum())
@@ -240,3 +241,21 @@ def test_large_logits_stay_finite():
     loss.backward()
     assert loss.isfinite()
     assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("own", [0, 1, 3])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_the_gradient_of_attention_is_that_of_its_sums(own, share):
+    torch.manual_seed(0)
+    b, m, length, width, room = 2, 3, 4, 6, 3
+    shapes = [(b, m, width), *[(b, length, width)] * 2, *[(b, m, width)] * (2 * own)]
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    hidden = torch.full((b, m, length + room), MASKED, dtype=torch.float64)
+    hidden[0, 0, :2] = hidden[1, :, :3] = hidden[0, 2, 0] = 0.0  # query 1 of row 0 sees nothing of the history
+
+    def attend(query, key, value, *flat):
+        torch.manual_seed(1)  # the same weights are dropped every time
+        padded = (F.pad(x, (0, 0, 0, room)) for x in (key, value))
+        return _attend(query, *padded, hidden, 2, length, round(share * 256), *flat)[0]
+
+    assert torch.autograd.gradcheck(attend, inputs)

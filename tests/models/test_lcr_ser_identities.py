@@ -23,7 +23,7 @@ from tests.models.synthetic import (
 from torch import nn
 from torch.nn import functional as F
 
-from seerec.models.layers import history_mask
+from seerec.models.attention import history_mask
 
 SIDES = ("s", "r")
 VARIANTS = [

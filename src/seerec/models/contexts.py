@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
-from seerec.models.layers import Attention, EncoderLayer, KeysValues
+from seerec.models.attention import Attention, EncoderLayer, KeysValues, Own
 from seerec.models.lcr_ser_config import LCRSERConfig
 
 SIDES = ("s", "r")
@@ -63,11 +62,11 @@ def attentions_and_sources(
 
 
 def project(
-    sides: dict[str, LatentSide], self_attends_to: dict[str, str], inputs: dict[str, list[Tensor]]
+    sides: dict[str, LatentSide], self_attends_to: dict[str, str], inputs: dict[str, list[Tensor]], room: int
 ) -> dict[Key, KeysValues]:
-    """Keys and values of both histories for every attention; ``inputs`` is side -> per layer B L D."""
+    """Keys and values of both histories for every attention, with room for steps; ``inputs`` is side -> per layer B L D."""
     return {
-        key: attention.keys_values(sides[source].layer(depth).context(inputs[source][depth]))
+        key: attention.keys_values(sides[source].layer(depth).context(inputs[source][depth]), room)
         for depth in range(len(inputs["r"]))
         for key, source, attention in attentions_and_sources(sides, self_attends_to, depth)
     }
@@ -82,25 +81,15 @@ class Contexts:
         self.history = history
         self._sides, self._self_attends_to = sides, self_attends_to
         self._kinds = ("self", "cross") if crossing else ("self",)
-        self._step_inputs: dict[Key, KeysValues] = {}
+        self._step_inputs: dict[Key, Own] = {}
 
     def extend(self, depth: int, step_input: dict[str, Tensor]) -> None:
         """Append this step's inputs (side -> B M D)."""
         for key, source, attention in attentions_and_sources(self._sides, self._self_attends_to, depth):
             if key[0] in self._kinds:
                 fresh = attention.own_keys_values(self._sides[source].layer(depth).context(step_input[source]))
-                self._step_inputs[key] = append(self._step_inputs.get(key), fresh)
+                self._step_inputs[key] = (*self._step_inputs.get(key, ()), fresh)
 
-    def step_inputs(self, kind: str, side: str, depth: int, *, drop_last: bool = False) -> KeysValues | None:
-        """The appended block B h M k e; without this step's input if asked, None where that leaves nothing."""
-        block = self._step_inputs[kind, side, depth]
-        if not drop_last:
-            return block
-        return KeysValues(block.key[:, :, :, :-1], block.value[:, :, :, :-1]) if block.key.shape[3] > 1 else None
-
-
-def append(block: KeysValues | None, fresh: KeysValues) -> KeysValues:
-    """The block with one more vector per query."""
-    if block is None:
-        return fresh
-    return KeysValues(torch.cat([block.key, fresh.key], 3), torch.cat([block.value, fresh.value], 3))
+    def step_inputs(self, kind: str, side: str, depth: int) -> Own:
+        """The keys and values of e(1)..e(k)."""
+        return self._step_inputs[kind, side, depth]

@@ -41,8 +41,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seerec.batch import Batch
+from seerec.models.attention import EncoderLayer, history_mask
 from seerec.models.base import Kind, ReasoningRecommender, Trajectory, Vocabulary
-from seerec.models.layers import EncoderLayer, Reach, dropout, history_mask, initialise, initialise_normal
+from seerec.models.layers import Reach, dropout, initialise, initialise_normal
 from seerec.models.losses import info_nce, mean_over
 from seerec.models.sequential import SequenceState, SequentialConfig, SequentialRecommender
 

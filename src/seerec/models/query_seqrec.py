@@ -59,9 +59,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seerec.batch import Batch
+from seerec.models.attention import Attention, history_mask
 from seerec.models.base import CatalogueConfig, Kind, NeuralRecommender, Vocabulary
 from seerec.models.inputs import InputLayer
-from seerec.models.layers import Attention, Reach, dot, dropout, history_mask, initialise, reach
+from seerec.models.layers import Reach, dot, dropout, initialise, reach
 from seerec.models.merging import merge
 from seerec.models.query_graph import Augmented, QueryGraph, bag
 

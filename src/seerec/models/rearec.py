@@ -47,9 +47,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from seerec.batch import Batch
+from seerec.models.attention import EncoderLayer, KeysValues, Own, history_mask
 from seerec.models.base import Kind, Vocabulary
-from seerec.models.contexts import append
-from seerec.models.layers import EncoderLayer, KeysValues, dropout, history_mask, initialise, initialise_normal
+from seerec.models.layers import dropout, initialise, initialise_normal
 from seerec.models.losses import info_nce, mean_over
 from seerec.models.sequential import SequenceState, SequentialConfig, SequentialRecommender
 
@@ -99,7 +99,7 @@ class ReaRecState(SequenceState):
 
     steps: Tensor  # B T 1+K D   r_0..r_K
     visible: Tensor  # B T L       events each target sees
-    history: list[KeysValues]  # per layer, B h L e
+    history: list[KeysValues]  # per layer, B L+K D
     temperature: float  # of the scores
 
 
@@ -130,7 +130,7 @@ class ReaRec(SequentialRecommender[ReaRecState]):
         mask = history_mask(present, causal=True)
         history: list[KeysValues] = []
         for block in self._layers():
-            history.append(block.attention.keys_values(x))
+            history.append(block.attention.keys_values(x, self.config.steps))
             x = block.read(x, history[-1], mask) * present.unsqueeze(2)
         steps = self._reason(reach.gather(x), history, reach.visible)
         vector = steps.mean(2) if self.ensemble else steps[:, :, -1]
@@ -139,12 +139,12 @@ class ReaRec(SequentialRecommender[ReaRecState]):
 
     def _reason(self, start: Tensor, history: list[KeysValues], visible: Tensor, forced: Tensor | None = None) -> Tensor:
         """r_0..r_K, B T 1+K D, from r_0, B T D. ``forced`` (B T K D, teacher forcing) takes the place of r_0..r_{K-1}."""
-        tokens: list[KeysValues | None] = [None] * self.config.layers  # x_1..x_k of every layer
+        tokens: list[Own] = [()] * self.config.layers  # x_1..x_k of every layer
         states = [start]
         for k in range(self.config.steps):
             x = self._input((states[-1] if forced is None else forced[:, :, k]) + self.step_position[k])
             for depth, block in enumerate(self._layers()):
-                tokens[depth] = append(tokens[depth], block.attention.own_keys_values(x))
+                tokens[depth] = (*tokens[depth], block.attention.own_keys_values(x))
                 x = block.read(x, history[depth], visible, tokens[depth])
             states.append(x)
         return torch.stack(states, 2)

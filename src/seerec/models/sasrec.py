@@ -38,8 +38,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seerec.batch import Batch
+from seerec.models.attention import Attention, EncoderLayer, history_mask
 from seerec.models.base import Kind, Vocabulary
-from seerec.models.layers import Attention, EncoderLayer, dropout, history_mask, initialise
+from seerec.models.layers import dropout, initialise
 from seerec.models.losses import mean_over
 from seerec.models.sequential import Sequence, SequenceState, SequentialConfig, SequentialRecommender
 

@@ -56,9 +56,10 @@ from torch.nn import functional as F
 
 from seerec.batch import Batch
 from seerec.models.alignment import QueryItemAlignment
+from seerec.models.attention import Attention, history_mask
 from seerec.models.base import Kind, ModelConfig, NeuralRecommender, Vocabulary
 from seerec.models.inputs import InputLayer
-from seerec.models.layers import MASKED, Attention, ScoringMLP, dropout, history_mask, initialise, masked_mean, reach
+from seerec.models.layers import MASKED, ScoringMLP, dropout, initialise, masked_mean, reach
 from seerec.models.losses import mean_over, ranking_loss
 from seerec.models.unpacking import unpack, unpack_items
 

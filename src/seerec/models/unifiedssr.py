@@ -71,9 +71,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seerec.batch import RECOMMENDATION, SEARCH, Batch
+from seerec.models.attention import Attention, history_mask
 from seerec.models.base import Kind, ModelConfig, NeuralRecommender, Vocabulary
 from seerec.models.inputs import InputLayer
-from seerec.models.layers import Attention, Reach, dot, dropout, history_mask, initialise, reach
+from seerec.models.layers import Reach, dot, dropout, initialise, reach
 from seerec.models.losses import mean_over, ranking_loss
 from seerec.models.merging import merge
 from seerec.models.session_windows import SessionWindows

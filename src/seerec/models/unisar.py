@@ -70,9 +70,10 @@ from torch import Tensor, nn
 
 from seerec.batch import RECOMMENDATION, SEARCH, Batch
 from seerec.models.alignment import QueryItemAlignment, ViewContrast
+from seerec.models.attention import Attention, EncoderLayer
 from seerec.models.base import Kind, ModelConfig, NeuralRecommender, Vocabulary
 from seerec.models.inputs import InputLayer
-from seerec.models.layers import Attention, EncoderLayer, initialise, masked_mean, reach
+from seerec.models.layers import initialise, masked_mean, reach
 from seerec.models.losses import ranking_loss
 from seerec.models.merging import merge
 from seerec.models.ple import TaskHead
