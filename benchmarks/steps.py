@@ -130,12 +130,16 @@ def seconds(steps: Iterable[Step]) -> list[float]:
 
 
 def training(sizes: Vocabulary, rows: tuple[int, int], repeats: int, seed: int) -> list[dict[str, Any]]:
-    """Targets per second of SASRec and LCR-SER in stage 1, and of LCR-SER in stage 2; ``rows`` of a batch by stage."""
+    """Targets per second of SASRec and LCR-SER in stage 1, and of LCR-SER in stage 2; ``rows`` of a batch by stage.
+
+    LCR-SER also with a target in every slot and one negative, as the group's programs train.
+    """
     settings = TrainSettings()
-    targets = R // 2
+    own, tuned = settings.batch.negatives, settings.reinforce.negatives
     results = []
-    for key, stage in (("sasrec", 1), ("lcr-ser", 1), ("lcr-ser", 2)):
-        negatives = settings.batch.negatives if stage == 1 else settings.reinforce.negatives
+    for key, stage, targets, negatives in (
+        ("sasrec", 1, R // 2, own), ("lcr-ser", 1, R // 2, own), ("lcr-ser", 1, R, 1), ("lcr-ser", 2, R // 2, tuned),
+    ):  # fmt: skip
         batches = [load(seed + 1 + i, rows[stage - 1], targets, 1 + negatives, sizes) for i in range(repeats + 2)]
         trainer = Trainer(key, sizes, seed)
         step = trainer.stage1 if stage == 1 else trainer.stage2(settings.reinforce)
