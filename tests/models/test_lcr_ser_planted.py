@@ -73,7 +73,7 @@ def trained(updates, **settings):
     before = measured(model, test, relevant)
     for step in range(updates):
         batch, _ = planted(64, seed=step)
-        model.inputs.open(batch)
+        model.train().inputs.open(batch)
         optimizer.zero_grad()
         torch.stack([*model.objective(batch, model.encode(batch)).values()]).sum().backward()
         optimizer.step(0.02)
@@ -83,7 +83,7 @@ def trained(updates, **settings):
 
 @torch.no_grad()
 def measured(model, batch, relevant):
-    state = model.encode(batch)
+    state = model.eval().encode(batch)
     hits = (model.score(state, model.items(batch.candidates))[:, 0].argmax(1) == relevant).float().mean().item()
     cross = state.cross["r"][:, 0, 0]
     share = cross[:, -1] / cross[:, -1].sum(1, keepdim=True) if cross.shape[1] else cross.sum(1)

@@ -59,7 +59,7 @@ class Attention(nn.Module):
         return KeysValues(self.key(x_BMD), self.value(x_BMD))
 
     def forward(self, x_BMD: Tensor, history: KeysValues, visible_BML: Tensor, own: Own = ()) -> tuple[Tensor, Tensor]:
-        """Attend; return (B M D, weights over the history averaged over heads B M L, without a gradient)."""
+        """Attend; return (B M D, weights over the history by head h B M L, without a gradient)."""
         length = history.key.shape[1] - history.room
         query = self.query(x_BMD)
         hidden_BMO = query.new_full((*visible_BML.shape[:2], history.key.shape[1]), MASKED)
@@ -67,7 +67,7 @@ class Attention(nn.Module):
         dropped = round(self.dropout * 256) if self.training else 0
         flat = [tensor for pair in own for tensor in pair[:2]]
         out, weights = _attend(query, history.key, history.value, hidden_BMO, self.heads, length, dropped, *flat)
-        return self.out(out), weights.narrow(3, 0, length).mean(0)
+        return self.out(out), weights.narrow(3, 0, length)
 
 
 class _Attend(torch.autograd.Function):

@@ -64,7 +64,9 @@ class LCRState:
     projected: dict[Key, KeysValues]  # the same as keys and values, projected once for every run from here
     steps: dict[str, Tensor] | None = None  # side -> B T N K D              h(1) .. h(K)
     run_start: dict[str, Tensor] | None = None  # side -> B T N D            h(0) of each run, with its noise if any
-    cross: dict[str, Tensor] | None = None  # side -> B T N KM L   MCA's weights of events, mean over heads; M layers with MCA
+    cross: dict[str, Tensor] | None = (
+        None  # side -> B T N KM L   MCA's weights of events, mean over heads; M layers with MCA; None in training
+    )
     rollouts: bool = False  # True: the N axis is part of the scores
 
 
@@ -156,7 +158,7 @@ class LCRSER(ReasoningRecommender[LCRState]):
 
     def _steps(
         self, state: LCRState, start: dict[str, Tensor], *, twin: bool = False
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
         """Run the recursion from ``start`` (side -> B T N D), without cross-attention for the twin.
 
         Returns h(1) .. h(K), B T N K D, and ``LCRState.cross``, both by side.
@@ -196,7 +198,10 @@ class LCRSER(ReasoningRecommender[LCRState]):
                 outputs[side].append(h[side])
         none = start["r"].new_zeros(b, t * n, 0, d)
         steps = {side: (torch.stack(outputs[side], 2) if outputs[side] else none).unflatten(1, (t, n)) for side in SIDES}
-        cross = {side: (torch.stack(weights[side], 2) if weights[side] else none).unflatten(1, (t, n)) for side in SIDES}
+        if self.training:
+            return steps, None
+        means = {side: [w.mean(0) for w in weights[side]] for side in SIDES}
+        cross = {side: (torch.stack(means[side], 2) if means[side] else none).unflatten(1, (t, n)) for side in SIDES}
         return steps, cross
 
     def _cross(
