@@ -132,7 +132,7 @@ def seconds(steps: Iterable[Step]) -> list[float]:
 def training(sizes: Vocabulary, rows: tuple[int, int], repeats: int, seed: int) -> list[dict[str, Any]]:
     """Targets per second of SASRec and LCR-SER in stage 1, and of LCR-SER in stage 2; ``rows`` of a batch by stage.
 
-    LCR-SER also with a target in every slot and one negative, as the group's programs train.
+    LCR-SER also with a target in every slot and one negative: the shape of the rates in docs/performance.md.
     """
     settings = TrainSettings()
     own, tuned = settings.batch.negatives, settings.reinforce.negatives

@@ -256,6 +256,6 @@ def test_the_gradient_of_attention_is_that_of_its_sums(own, share):
     def attend(query, key, value, *flat):
         torch.manual_seed(1)  # the same weights are dropped every time
         padded = (F.pad(x, (0, 0, 0, room)) for x in (key, value))
-        return _attend(query, *padded, hidden, 2, length, round(share * 256), *flat)[0]
+        return _attend(query, *padded, hidden, 2, length, share, *flat)[0]
 
     assert torch.autograd.gradcheck(attend, inputs)

@@ -1,7 +1,7 @@
 """Multi-head attention over two blocks, and the encoder layer made of it.
 
-The core, ``_Attend``, has its gradient written out. Left to autograd it makes three times as many passes over memory, and those,
-not the products, are what attention over short histories costs on a CPU.
+The core, ``_Attend``, has its gradient written out. Left to autograd it makes more passes over memory, and those, not the
+products, are what attention over short histories costs on a CPU (docs/performance.md).
 
 Axes beside those of ``batch.py``: M queries of a row, h heads, e columns of a head. O are the columns of a logit: L of the
 history, then room for a query's own vectors.
@@ -25,6 +25,7 @@ class KeysValues(NamedTuple):
     key: Tensor
     value: Tensor
     room: int = 0
+    """Columns of a history's O that are left for own vectors."""
 
 
 Own = tuple[KeysValues, ...]
@@ -64,9 +65,9 @@ class Attention(nn.Module):
         query = self.query(x_BMD)
         hidden_BMO = query.new_full((*visible_BML.shape[:2], history.key.shape[1]), MASKED)
         hidden_BMO[..., :length].masked_fill_(visible_BML, 0.0)
-        dropped = round(self.dropout * 256) if self.training else 0
-        flat = [tensor for pair in own for tensor in pair[:2]]
-        out, weights = _attend(query, history.key, history.value, hidden_BMO, self.heads, length, dropped, *flat)
+        share = self.dropout if self.training else 0.0
+        flat = [tensor for pair in own for tensor in (pair.key, pair.value)]
+        out, weights = _attend(query, history.key, history.value, hidden_BMO, self.heads, length, share, *flat)
         return self.out(out), weights.narrow(3, 0, length)
 
 
@@ -86,7 +87,7 @@ class _Attend(torch.autograd.Function):
         hidden: Tensor,
         heads: int,
         length: int,
-        dropped: int,
+        share: float,
         *own: Tensor,
     ) -> tuple[Tensor, Tensor]:
         b, m, d = query.shape
@@ -101,7 +102,7 @@ class _Attend(torch.autograd.Function):
         weights = logits.softmax(-1)
         if not own:  # zeroes a query that sees nothing at all
             weights.mul_((hidden.amax(-1, keepdim=True) == 0).to(weights.dtype))
-        factor = kept(weights, dropped) if dropped else None
+        factor = kept(weights, share)
         dropped_weights = weights if factor is None else weights * factor
         out = query.new_empty(b, m, d)
         for head, columns in _each_head(d, heads):

@@ -9,7 +9,7 @@ click, and t the last event that a target sees:
     F = LN(X') after the last block,  score of candidate v = <F_t, e_v>
 
 The block printed is ``norm = query_only``, the authors' (``QueryNormBlock``); ``pre`` and ``post``, the default, are the usual
-two (``layers.EncoderLayer``), and ``post`` has no last LN. Who has seen nothing is the zero vector, so all candidates tie.
+two (``attention.EncoderLayer``), and ``post`` has no last LN. Who has seen nothing is the zero vector, so all candidates tie.
 
 Objective ``group``: the shared ranking loss. ``original``: per position, with one uniform negative,
 
