@@ -1,5 +1,6 @@
 """Preparation against a plain-Python reading of the protocol, on small logs full of ties and requests."""
 
+import errno
 import json
 import random
 from collections import Counter
@@ -9,10 +10,11 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from seerec.config import DataSettings
-from seerec.data import prepare
+from seerec.data import features, prepare
 from seerec.data.corpus import ARRAYS, Corpus
 from seerec.data.events import Events
 from seerec.data.prepare import write_corpus
@@ -476,6 +478,19 @@ def test_an_exception_midway_keeps_the_old_corpus(tmp_path: Path, monkeypatch: p
         hash_of(log, tmp_path / "c", seed=1)
     assert [entry.name for entry in tmp_path.iterdir()] == ["c"]
     assert Corpus.open(tmp_path / "c").content_hash == old
+
+
+def test_a_disk_that_fills_between_two_parts_of_the_features_is_still_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(features, "_PART", 2)
+    monkeypatch.setattr(pq.ParquetWriter, "write_batch", full)
+    with pytest.raises(SeerecError, match="No space left"):
+        hash_of(events(simple()), tmp_path / "c")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ def _joined(
     checked.register("known", known)
     try:
         query = f"SELECT {selected} FROM known AS k LEFT JOIN {features} AS f ON f.{key} = k.{key} ORDER BY k.{quoted(number)}"
-        yield checked.sql(query).to_arrow_reader(_PART)
+        with checked.sql(query).to_arrow_reader(_PART) as rows:  # closed: a result that is left open refuses ``unregister``
+            yield rows
     finally:
         checked.unregister("known")
 
