@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from seerec.models.attention import Attention, _attend, history_mask
 from seerec.models.inputs import Table
-from seerec.models.layers import MASKED, masked_mean, reach
+from seerec.models.layers import MASKED, dropout, masked_mean, reach, relu_dropout
 from seerec.models.losses import mean_over, ranking_loss
 from seerec.models.target_attention import TargetAttention
 
@@ -166,7 +166,7 @@ def one_hot_weights(form, visible, own_visible, scale=1.0):
     eye = torch.eye(length + k).double() * scale
     own = eye[length:].expand(b, t, 2, k, length + k)
     items = torch.randn(b, t, 3, length + k, generator=torch.Generator().manual_seed(2)).double() * 4
-    return attention(items, eye[:length].expand(b, -1, -1), visible, own, own_visible) / scale, items, attention
+    return attention(items, eye[:length].expand(b, -1, -1), visible, own, own_visible).vector() / scale, items, attention
 
 
 @pytest.mark.parametrize("form", ["bilinear", "dot", "mlp"])
@@ -195,11 +195,11 @@ def test_10_equal_states_come_back_unchanged_and_hidden_ones_never_matter(form):
     history, own = state.expand(1, 4, 8).clone(), state.expand(1, 2, 2, 3, 8)
     items = torch.randn(1, 2, 5, 8, generator=g).double()
     every = torch.ones(1, 2, 3, dtype=torch.bool)
-    w = attention(items, history, visible, own, every)
+    w = attention(items, history, visible, own, every).vector()
     expected = attention.value(state) if form == "multihead" else state
     torch.testing.assert_close(w, expected.expand_as(w))
     history[:, 2:] = 1e3
-    assert torch.equal(attention(items, history, visible, own, every), w)
+    assert torch.equal(attention(items, history, visible, own, every).vector(), w)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -209,9 +209,42 @@ def test_10_nothing_to_see_gives_zeros(form):
     visible[0, 1, 0] = True
     w = attention(
         torch.randn(1, 2, 5, 8).double(), torch.randn(1, 4, 8).double(), visible, torch.zeros(1, 2, 1, 0, 8).double(), none
-    )
+    ).vector()
     assert not w[0, 0].any()
     assert w[0, 1].any()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_mixtures_maps_are_those_of_its_vectors(form, shared):
+    """By candidate or for one catalogue, with few candidates (W meets them) and with many (W meets the states)."""
+    attention, g = target_attention(form, 8), torch.Generator().manual_seed(5)
+    matrix, onto = torch.randn(6, 8, generator=g).double(), torch.randn(2, 1, 1, 1, 6, generator=g).double()
+    history, own = torch.randn(2, 4, 8, generator=g).double(), torch.randn(2, 3, 2, 5, 8, generator=g).double()
+    visible = torch.rand(2, 3, 4, generator=g) < 0.6
+    few = torch.randn(*((1, 1) if shared else (2, 3)), 2, 8, generator=g).double()
+    many = few.repeat(1, 1, 60, 1)
+    found = {}
+    for items in (few, many):
+        mixture = attention(items, history, visible, own)
+        w = mixture.vector()
+        found[items] = mixture.inner(items)
+        torch.testing.assert_close(mixture.through(matrix, onto), onto + w @ matrix.T)
+        torch.testing.assert_close(found[items], (w * items.unsqueeze(2)).sum(-1))
+    torch.testing.assert_close(found[many], found[few].repeat(1, 1, 1, 60))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_dropout_of_a_positive_part_is_that_of_its_two_halves(share):
+    x = torch.randn(50, 64, generator=torch.Generator().manual_seed(1))
+    results = []
+    for first in (lambda y: relu_dropout(y, share, True), lambda y: dropout(torch.relu(y), share, True)):
+        torch.manual_seed(3)
+        leaf = x.clone().requires_grad_()
+        result = first(leaf * 1)
+        (result**2).sum().backward()
+        results.append((result.detach(), leaf.grad))
+    torch.testing.assert_close(*results)
 
 
 # losses ------------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from seerec.models.layers import MASKED, dropout, kept
+from seerec.models.layers import MASKED, dropout, kept, relu_dropout
 
 
 class KeysValues(NamedTuple):
@@ -190,7 +190,7 @@ class EncoderLayer(nn.Module):
         self.norm_feed = nn.LayerNorm(width) if block != "literal" else nn.Identity()
         self.feed_in = nn.Linear(width, inner)
         self.feed_out = nn.Linear(inner, width)
-        self.activation: Callable[[Tensor], Tensor] = F.relu if activation == "relu" else F.gelu
+        self.activation = activation
         self.dropout = dropout
 
     def context(self, x: Tensor) -> Tensor:
@@ -205,7 +205,11 @@ class EncoderLayer(nn.Module):
     def feed(self, x: Tensor) -> Tensor:
         """The feed-forward half."""
         inside = self.norm_feed(x) if self.block == "pre" else x
-        inner = dropout(self.activation(self.feed_in(inside)), self.dropout, self.training)
+        inner = self.feed_in(inside)
+        if self.activation == "relu":
+            inner = relu_dropout(inner, self.dropout, self.training)
+        else:
+            inner = dropout(F.gelu(inner), self.dropout, self.training)
         update = self.feed_out(inner)
         if self.block == "literal":
             return update

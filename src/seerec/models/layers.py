@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 MASKED = -1e9
@@ -31,6 +32,30 @@ def kept(x: Tensor, share: float) -> Tensor | None:
     byte = draws.view(torch.uint8)[: x.numel()].view(x.shape)
     # Arithmetic on bytes: a comparison to bool and back takes several times as long on a CPU.
     return byte.clamp_(dropped - 1, dropped).sub_(dropped - 1).to(x.dtype).mul_(256 / (256 - dropped))
+
+
+def relu_dropout(x: Tensor, share: float, training: bool) -> Tensor:
+    """``dropout`` of the positive part of ``x``, which is overwritten; the gradient needs nothing but the result."""
+    factor = kept(x, share) if training else None
+    return x.relu_() if factor is None else cast(Tensor, _ReLUDropout.apply(x, factor, 256 / (256 - round(share * 256))))
+
+
+class _ReLUDropout(torch.autograd.Function):
+    """What is positive in the result was positive before and was kept, at the scale of all that is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: Tensor, scale: float) -> Tensor:
+        x.relu_().mul_(factor)
+        ctx.scale = scale
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (result,) = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward(gradient, result, 0).mul_(ctx.scale), None, None
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
@@ -84,13 +109,26 @@ class ScoringMLP(nn.ModuleList):
 
     def forward(self, *parts: Tensor) -> Tensor:
         """Parts whose leading axes broadcast, last axes as ``widths`` -> logits without that axis."""
-        first = cast(nn.Linear, self[0])
-        weights = first.weight.split(self.widths, 1)
-        x = F.linear(parts[0], weights[0], first.bias)
-        for part, weight in zip(parts[1:], weights[1:], strict=True):
-            x = x + F.linear(part, weight)
+        first, *others = self.columns
+        x = F.linear(parts[0], first, self.bias)
+        for part, columns in zip(parts[1:], others, strict=True):
+            x = x + F.linear(part, columns)
+        return self.after_first(x)
+
+    @property
+    def columns(self) -> tuple[Tensor, ...]:
+        """The first layer's matrix, cut into the columns of each part."""
+        return cast(nn.Linear, self[0]).weight.split(self.widths, 1)
+
+    @property
+    def bias(self) -> Tensor:
+        """The first layer's."""
+        return cast(nn.Linear, self[0]).bias
+
+    def after_first(self, x: Tensor) -> Tensor:
+        """Logits of what the first layer gave, which is overwritten."""
         for layer in list(self)[1:]:
-            x = layer(dropout(F.relu(x), self.dropout, self.training))
+            x = layer(relu_dropout(x, self.dropout, self.training))
         return x.squeeze(-1)
 
 

@@ -40,6 +40,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from seerec.batch import Batch
 from seerec.models.attention import KeysValues, history_mask
@@ -49,7 +50,10 @@ from seerec.models.inputs import InputLayer
 from seerec.models.layers import Reach, ScoringMLP, initialise, reach
 from seerec.models.lcr_ser_config import LCRSERConfig
 from seerec.models.losses import mean_over, ranking_loss
-from seerec.models.target_attention import TargetAttention
+from seerec.models.target_attention import Constant, Mixture, TargetAttention
+
+_PART, _HELD = 1 << 20, 1 << 24
+"""Elements of the widest tensor of scoring: in one part (4 MB), and in all where a gradient follows."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,20 @@ class LCRState:
         None  # side -> B T N KM L   MCA's weights of events, mean over heads; M layers with MCA; None in training
     )
     rollouts: bool = False  # True: the N axis is part of the scores
+
+    def rows(self, rows: slice) -> "LCRState":
+        """What scoring needs, of some rows."""
+        assert self.steps is not None
+        assert self.run_start is not None
+        return replace(
+            self,
+            user=self.user[rows],
+            encoded={side: self.encoded[side][rows] for side in SIDES},
+            reach={side: Reach(*(tensor[rows] for tensor in self.reach[side])) for side in SIDES},
+            start={side: self.start[side][rows] for side in SIDES},
+            steps={side: self.steps[side][rows] for side in SIDES},
+            run_start={side: self.run_start[side][rows] for side in SIDES},
+        )
 
 
 class LCRSER(ReasoningRecommender[LCRState]):
@@ -243,39 +261,63 @@ class LCRSER(ReasoningRecommender[LCRState]):
     # -- aggregation and scoring, eq. 8 and 10 ----------------------------------------------------------------------
 
     def score(self, state: LCRState, items_BTCD: Tensor) -> Tensor:
-        """Logits B T C, or B T N C after ``reason`` with noise."""
-        w = {side: self._aggregate(state, side, items_BTCD) for side in SIDES}  # eq. 8, B T N C D
+        """Logits B T C, or B T N C after ``reason`` with noise.
+
+        Rows do not know of each other, so that what all candidates of all rows need at once is never held: some rows at a time,
+        and where a gradient follows, once more then.
+        """
+        assert state.run_start is not None
+        b, size = len(state.user), state.run_start["r"].shape[1:3].numel() * items_BTCD.shape[2] * self._widest
+        learning = torch.is_grad_enabled()
+        if b * size <= (_HELD if learning else _PART):
+            return self._score(state, items_BTCD)
+        parts = []
+        for first in range(0, b, max(_PART // size, 1)):
+            rows = slice(first, first + max(_PART // size, 1))
+            given = state.rows(rows), items_BTCD if len(items_BTCD) == 1 else items_BTCD[rows]
+            parts.append(checkpoint(self._score, *given, use_reentrant=False) if learning else self._score(*given))
+        return torch.cat(parts)
+
+    @property
+    def _widest(self) -> int:
+        """Columns of the widest tensor of a candidate."""
+        return max(self.config.width, *(self.config.hidden if self.config.scorer != "dot" else ()))
+
+    def _score(self, state: LCRState, items_BTCD: Tensor) -> Tensor:
         e_v = items_BTCD.unsqueeze(2)
+        w = {side: self._aggregate(state, side, items_BTCD) for side in SIDES}  # eq. 8
         logits = torch.zeros((), device=e_v.device)
         if self.config.scorer != "mlp":
-            logits = logits + ((w["s"] + w["r"]) * e_v).sum(-1)
-        if self.config.scorer != "dot":
-            logits = logits + self.mlp(state.user[:, None, None, None], w["s"], w["r"], e_v)  # eq. 10
+            logits = logits + w["s"].inner(items_BTCD) + w["r"].inner(items_BTCD)
+        if self.config.scorer != "dot":  # eq. 10
+            of_user, of_s, of_r, of_item = self.mlp.columns
+            known = F.linear(state.user, of_user, self.mlp.bias)[:, None, None, None] + F.linear(e_v, of_item)
+            logits = logits + self.mlp.after_first(w["r"].through(of_r, w["s"].through(of_s, known)))
         return logits if state.rollouts else logits.squeeze(2)
 
-    def _aggregate(self, state: LCRState, side: str, items_BTCD: Tensor) -> Tensor:
-        """The vector w of eq. 8 over H(K) of eq. 7, or one of table 3's means; B T N C D (C = 1 for the means)."""
+    def _aggregate(self, state: LCRState, side: str, items_BTCD: Tensor) -> Mixture | Constant:
+        """The vector w of eq. 8 over H(K) of eq. 7, by trajectory and candidate, or one of table 3's means."""
         assert state.steps is not None
         steps, encoded, side_reach = state.steps[side], state.encoded[side], state.reach[side]
         k = steps.shape[3]
         if self.config.aggregation == "target":
-            visible, steps_visible = side_reach.visible, side_reach.any.new_ones(*side_reach.any.shape, k)
+            visible, steps_visible = side_reach.visible, None
             if self.config.perturb_history:  # A16: the last history state gives way to its noisy copy
                 assert state.run_start is not None
                 slot = torch.arange(encoded.shape[1], device=encoded.device)
                 visible = visible & (slot != side_reach.last.unsqueeze(2))
                 steps = torch.cat([state.run_start[side].unsqueeze(3), steps], 3)
-                steps_visible = torch.cat([side_reach.any.unsqueeze(2), steps_visible], 2)
+                steps_visible = F.pad(side_reach.any.unsqueeze(2), (0, k), value=True)
             # eq. 7 and 8: [H ; steps] under one softmax
             return self.target[side](items_BTCD, encoded, visible, steps, steps_visible)
         if self.config.aggregation == "last":
             last = steps[:, :, :, -1] if k else state.start[side].unsqueeze(2)
-            return last.unsqueeze(3)
+            return Constant(last)
         total, count = steps.sum(3), torch.full_like(side_reach.any, k, dtype=steps.dtype)
         if self.config.aggregation == "mean" or k == 0:
             mask = side_reach.visible.to(steps.dtype)
             total, count = total + (mask @ encoded).unsqueeze(2), count + mask.sum(2)
-        return (total / count.clamp(min=1)[:, :, None, None]).unsqueeze(3)
+        return Constant(total / count.clamp(min=1)[:, :, None, None])
 
     # -- stage 1, eq. 9, 11 and 12 ----------------------------------------------------------------------------------
 

@@ -10,10 +10,11 @@ For a candidate e, the states x of the history that its target sees, and a traje
     mlp         a = ``logit`` relu(``hidden`` [x ; e ; x o e ; x - e])   V = 1
 
 where W is ``query`` and o the product by element. LCR-SER eq. 8 leaves the form open (ambiguity A17); the group's programs use
-the bilinear softmax. Here N counts trajectories, and K the states of each trajectory's own.
+the bilinear softmax. Here N counts trajectories, K the states of each trajectory's own, h heads of e columns (1 but for
+``multihead``), and H is the width of whatever w is mapped to.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +24,67 @@ from seerec.models.layers import MASKED
 Form = Literal["bilinear", "dot", "multihead", "mlp"]
 
 
-class TargetAttention(nn.Module):
-    """See above. The history's logits and weighted sum do not depend on the trajectory: they are computed once per (target,
-    candidate) and joined with each trajectory's own block through the logarithms of the softmax denominators.
+class Mixture(NamedTuple):
+    """The w of every candidate, as weights over states that are far fewer than candidates.
+
+    A linear map of w is a mixture of the mapped states: they are mapped once, and w itself is never needed.
     """
+
+    weights: Tensor  # B T N h C (L + K)
+    history: Tensor  # B h L e        values
+    own: Tensor  # B T N h K e
+
+    def vector(self) -> Tensor:
+        """w, B T N C D."""
+        b, t, n, h, c, _ = self.weights.shape
+        zeros = self.history.new_zeros(b, t, n, c, self.history.shape[3])
+        w = [self._mixed(zeros, head, self.history[:, head], self.own[:, :, :, head]) for head in range(h)]
+        return w[0] if h == 1 else torch.cat(w, -1)
+
+    def through(self, matrix_HD: Tensor, onto: Tensor) -> Tensor:
+        """``onto`` (broadcasts to B T N C H) plus every w times the matrix, B T N C H."""
+        for head, columns in enumerate(matrix_HD.chunk(self.weights.shape[3], 1)):
+            onto = self._mixed(onto, head, self.history[:, head] @ columns.T, self.own[:, :, :, head] @ columns.T)
+        return onto
+
+    def inner(self, items_BTCD: Tensor) -> Tensor:
+        """Inner product of every w with its candidate, B T N C."""
+        total = torch.zeros((), device=items_BTCD.device)
+        for head, e in enumerate(items_BTCD.chunk(self.weights.shape[3], -1)):
+            products = both(state_products(e, self.history[:, head]).unsqueeze(2), own_products(e, self.own[:, :, :, head]))
+            total = total + (self.weights[:, :, :, head] * products).sum(-1)
+        return total
+
+    def _mixed(self, onto: Tensor, head: int, history_BLH: Tensor, own_BTNKH: Tensor) -> Tensor:
+        """``onto`` plus the head's mixture of these values."""
+        b, t, n, _, c, _ = self.weights.shape
+        length, width = history_BLH.shape[1:]
+        weights = self.weights[:, :, :, head]
+        total = onto.expand(b, t, n, c, width).reshape(b, t * n * c, width)
+        if length:
+            total = torch.baddbmm(total, weights[..., :length].reshape(b, -1, length), history_BLH)
+        if own_BTNKH.shape[3]:
+            own_weights = weights[..., length:].flatten(0, 2)
+            total = torch.baddbmm(total.view(b * t * n, c, width), own_weights, own_BTNKH.flatten(0, 2))
+        return total.view(b, t, n, c, width)
+
+
+class Constant(NamedTuple):
+    """A w that is the same for every candidate of a trajectory; used as a ``Mixture``."""
+
+    w: Tensor  # B T N D
+
+    def through(self, matrix_HD: Tensor, onto: Tensor) -> Tensor:
+        """``onto`` (broadcasts to B T N C H) plus w times the matrix."""
+        return onto + (self.w @ matrix_HD.T).unsqueeze(3)
+
+    def inner(self, items_BTCD: Tensor) -> Tensor:
+        """Inner product of w with every candidate, B T N C."""
+        return own_products(items_BTCD, self.w.unsqueeze(3)).squeeze(4)
+
+
+class TargetAttention(nn.Module):
+    """See above. The history's logits do not depend on the trajectory: they are computed once per (target, candidate)."""
 
     def __init__(self, width: int, form: Form, heads: int) -> None:
         super().__init__()
@@ -41,65 +99,53 @@ class TargetAttention(nn.Module):
             self.logit = nn.Linear(width, 1)
 
     def forward(
-        self, items_BTCD: Tensor, history_BLD: Tensor, visible_BTL: Tensor, own_BTNKD: Tensor, own_visible: Tensor
-    ) -> Tensor:
-        """Return w, B T N C D. ``own_visible`` is B T K; a target that sees nothing gets zeros."""
+        self, items_BTCD: Tensor, history_BLD: Tensor, visible_BTL: Tensor, own_BTNKD: Tensor, own_visible: Tensor | None = None
+    ) -> Mixture:
+        """Mix. ``own_visible`` is B T K, None: all; for a target that sees nothing every w is zero.
+
+        ``items`` may be one catalogue for all targets, 1 1 C D.
+        """
         b, t, n, k, _ = own_BTNKD.shape
-        query = self._query(items_BTCD)  # B T [h] C e
-        logits = self._history_logits(query, history_BLD)  # B T [h] C L
-        head_axis = [1] * (logits.dim() - 4)
-        logits = logits.masked_fill(~visible_BTL.view(b, t, *head_axis, 1, -1), MASKED)
-        weights = logits.softmax(-1)
-        of_history = self._sum(weights, history_BLD)  # B T [h] C e, once for all N
-        if not k:
-            w = of_history.unsqueeze(2)
-        else:
-            own_logits = self._own_logits(query.unsqueeze(2), own_BTNKD)  # B T N [h] C K
-            own_logits = own_logits.masked_fill(~own_visible.view(b, t, 1, *head_axis, 1, k), MASKED)
-            # The log of the history's softmax denominator. Not by ``logsumexp``, whose exp takes 30 times as long where it
-            # underflows, as it does in every masked slot.
-            history_log_sum = (logits.amax(-1, keepdim=True) - weights.amax(-1, keepdim=True).log()).unsqueeze(2)
-            log_sum = torch.logaddexp(history_log_sum, own_logits.logsumexp(-1, keepdim=True))  # over both blocks
-            own_weights = (own_logits - log_sum).exp()
-            w = (history_log_sum - log_sum).exp() * of_history.unsqueeze(2) + own_weights @ self._values(own_BTNKD)
-        if head_axis:
-            w = w.transpose(3, 4).flatten(4)
-        sees = visible_BTL.any(-1) | own_visible.any(-1)
-        return (w * sees.view(b, t, 1, 1, 1)).expand(-1, -1, n, -1, -1)
+        query, keys, own_keys = self._match(items_BTCD, history_BLD, own_BTNKD)
+        hidden = visible_BTL.to(history_BLD.dtype).sub_(1).mul_(-MASKED).unsqueeze(2)
+        weights = []
+        for head in range(self.heads):
+            logits = self._products(query[head], keys[head]) + hidden  # B T C L
+            logits = logits.unsqueeze(2)
+            if k:
+                own_logits = self._own_products(query[head], own_keys[head])
+                if own_visible is not None:
+                    own_logits = own_logits.masked_fill(~own_visible.view(b, t, 1, 1, k), MASKED)
+                logits = both(logits, own_logits)
+            weights.append(logits.softmax(-1).expand(-1, -1, n, -1, -1))
+        all_weights = weights[0].unsqueeze(3) if self.heads == 1 else torch.stack(weights, 3)
+        if not k or own_visible is not None:
+            sees = visible_BTL.any(-1) if own_visible is None else visible_BTL.any(-1) | own_visible.any(-1)
+            all_weights = all_weights * sees.view(b, t, 1, 1, 1, 1)
+        return Mixture(all_weights, self._values(history_BLD), self._values(own_BTNKD))
 
-    def _query(self, items: Tensor) -> Tensor:
-        if self.form == "multihead":
-            return self._heads(self.query(items)) / (items.shape[-1] // self.heads) ** 0.5
-        if self.form == "bilinear":
-            return self.query(items)
-        return items / items.shape[-1] ** 0.5 if self.form == "dot" else items
+    def _match(
+        self, items: Tensor, history: Tensor, own: Tensor
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Queries, keys of the history and of own states, by head. W goes to the fewer: to the candidates or to the states."""
+        width = items.shape[-1]
+        if self.form in ("bilinear", "multihead"):
+            scale = (width // self.heads) ** -0.5 if self.form == "multihead" else 1.0
+            of_states = self.form == "bilinear" and items.shape[:3].numel() > history.shape[:2].numel() + own.shape[:4].numel()
+            if of_states:
+                history, own = history @ self.query.weight, own @ self.query.weight
+            else:
+                items = self.query(items)
+            items = items * scale if scale != 1 else items
+        elif self.form == "dot":
+            items = items / width**0.5
+        return items.chunk(self.heads, -1), history.chunk(self.heads, -1), own.chunk(self.heads, -1)
 
-    def _history_logits(self, query: Tensor, history_BLD: Tensor) -> Tensor:
-        """B T [h] C L, with T and C folded into one axis, so that no history is copied per target."""
-        b = len(history_BLD)
-        if self.form == "mlp":
-            return self._compare(query, history_BLD.unsqueeze(1))
-        if self.form == "multihead":
-            keys = self._heads(history_BLD)  # B h L e
-            folded = query.transpose(1, 2).flatten(2, 3) @ keys.transpose(-1, -2)  # B h TC L
-            return folded.unflatten(2, (query.shape[1], query.shape[3])).transpose(1, 2)
-        if len(query) < b:  # one catalogue for all rows
-            return (history_BLD @ query[0, 0].T).transpose(1, 2).unsqueeze(1)
-        return (query.flatten(1, 2) @ history_BLD.transpose(1, 2)).unflatten(1, query.shape[1:3])
+    def _products(self, items: Tensor, states_BLD: Tensor) -> Tensor:
+        return self._compare(items, states_BLD.unsqueeze(1)) if self.form == "mlp" else state_products(items, states_BLD)
 
-    def _sum(self, weights: Tensor, history_BLD: Tensor) -> Tensor:
-        """Weights B T [h] C L over the history's values -> B T [h] C e."""
-        values = self._values(history_BLD)
-        if self.form == "multihead":
-            folded = weights.transpose(1, 2).flatten(2, 3) @ values
-            return folded.unflatten(2, (weights.shape[1], weights.shape[3])).transpose(1, 2)
-        return (weights.flatten(1, 2) @ values).unflatten(1, weights.shape[1:3])
-
-    def _own_logits(self, query: Tensor, states: Tensor) -> Tensor:
-        if self.form == "mlp":
-            return self._compare(query, states)
-        keys = self._heads(states) if self.form == "multihead" else states
-        return query @ keys.transpose(-1, -2)
+    def _own_products(self, items: Tensor, states: Tensor) -> Tensor:
+        return self._compare(items.unsqueeze(2), states) if self.form == "mlp" else own_products(items, states)
 
     def _compare(self, items: Tensor, states: Tensor) -> Tensor:
         """Items ... C D and states ... L D -> ... C L, by the small network of ``mlp``."""
@@ -107,7 +153,30 @@ class TargetAttention(nn.Module):
         return self.logit(torch.relu(self.hidden(torch.cat([x, e, x * e, x - e], -1)))).squeeze(-1)
 
     def _values(self, states: Tensor) -> Tensor:
-        return self._heads(self.value(states)) if self.form == "multihead" else states
+        if self.form == "multihead":
+            return self.value(states).unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+        return states.unsqueeze(-3)
 
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+
+def state_products(items_BTCD: Tensor, history_BLD: Tensor) -> Tensor:
+    """Inner products B T C L, with T and C folded into one axis, so that no history is copied per target.
+
+    One catalogue for all targets (1 1 C D): B 1 C L.
+    """
+    if items_BTCD.shape[:2] == (1, 1):
+        return (items_BTCD[0] @ history_BLD.transpose(1, 2)).unsqueeze(1)
+    return (items_BTCD.flatten(1, 2) @ history_BLD.transpose(1, 2)).unflatten(1, items_BTCD.shape[1:3])
+
+
+def own_products(items_BTCD: Tensor, own_BTNKD: Tensor) -> Tensor:
+    """Inner products with a trajectory's own states, B T N C K, with N and K folded into one axis."""
+    b, t, n, k, _ = own_BTNKD.shape
+    if items_BTCD.shape[:2] == (1, 1):
+        return (own_BTNKD @ items_BTCD[0, 0].T).transpose(3, 4)
+    c = items_BTCD.shape[2]
+    return (items_BTCD @ own_BTNKD.flatten(2, 3).transpose(2, 3)).view(b, t, c, n, k).transpose(2, 3)
+
+
+def both(of_history: Tensor, of_own_BTNCK: Tensor) -> Tensor:
+    """What belongs to the history (B T 1 C L, or B 1 1 C L) beside what belongs to each trajectory: B T N C (L + K)."""
+    return torch.cat([of_history.expand(*of_own_BTNCK.shape[:4], -1), of_own_BTNCK], -1)

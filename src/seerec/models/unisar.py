@@ -77,7 +77,7 @@ from seerec.models.layers import initialise, masked_mean, reach
 from seerec.models.losses import ranking_loss
 from seerec.models.merging import merge
 from seerec.models.ple import TaskHead
-from seerec.models.target_attention import TargetAttention
+from seerec.models.target_attention import Mixture, TargetAttention
 from seerec.models.unpacking import unpack, unpack_items
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
@@ -286,6 +286,5 @@ def all_see(x_MLD: Tensor, sees_MK: Tensor) -> Tensor:
 def target_attention(attention: TargetAttention, items: Tensor, events_MLD: Tensor, sees_ML: Tensor) -> Tensor:
     """Candidates over a history alone, without own states: M 1 C D; zeros where nothing is seen."""
     m, _, d = events_MLD.shape
-    no_states, none_visible = events_MLD.new_zeros(m, 1, 1, 0, d), sees_ML.new_zeros(m, 1, 0)
-    attended: Tensor = attention(items, events_MLD, sees_ML.unsqueeze(1), no_states, none_visible)
-    return attended.squeeze(2)
+    attended: Mixture = attention(items, events_MLD, sees_ML.unsqueeze(1), events_MLD.new_zeros(m, 1, 1, 0, d))
+    return attended.vector().squeeze(2)
