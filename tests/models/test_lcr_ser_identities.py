@@ -23,6 +23,7 @@ from tests.models.synthetic import (
 from torch import nn
 from torch.nn import functional as F
 
+from seerec.models import lcr_ser
 from seerec.models.attention import history_mask
 
 SIDES = ("s", "r")
@@ -116,21 +117,39 @@ def test_1_without_steps_it_is_encoder_target_attention_and_mlp(double):
         encoded = encoder.layers[0](x, history_mask(present[side], causal=True)) * there
         visible = torch.arange(x.shape[1]) < seen[side].unsqueeze(2)
         nothing = x.new_zeros(*seen[side].shape, 1, 0, x.shape[2])
-        w[side] = model.target[side](items, encoded, visible, nothing, visible[:, :, :0])[:, :, 0]
+        w[side] = model.target[side](items, encoded, visible, nothing)
     first, second, third = model.mlp
     u, s, r, v = first.weight.split(model.config.width, 1)
-    x = (
-        F.linear(inputs.users(b.user), u, first.bias)[:, None, None]
-        + F.linear(w["s"], s)
-        + F.linear(w["r"], r)
-        + F.linear(items, v)
-    )
+    known = F.linear(inputs.users(b.user), u, first.bias)[:, None, None] + F.linear(items, v)
+    x = w["r"].through(r, w["s"].through(s, known.unsqueeze(2)))[:, :, 0]
     expected = third(F.relu(second(F.relu(x)))).squeeze(3)
     assert torch.equal(scores(model, b), expected)
     # The first layer by parts is the printed one over [e_u, w_s, w_r, e_v].
     user = inputs.users(b.user)[:, None, None].expand_as(items)
-    printed = third(F.relu(second(F.relu(first(torch.cat([user, w["s"], w["r"], items], 3)))))).squeeze(3)
+    w_s, w_r = (w[side].vector()[:, :, 0] for side in ("s", "r"))
+    printed = third(F.relu(second(F.relu(first(torch.cat([user, w_s, w_r, items], 3)))))).squeeze(3)
     close(expected, printed, 1e-12 if double else 1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"aggregation": "mean"}, {"perturb_history": True}], ids=name_of)
+def test_scores_and_gradients_of_some_rows_at_a_time_are_those_of_all_at_once(settings, monkeypatch):
+    model, b = of(settings), batch()
+    found = []
+    for size in (1 << 40, 1):
+        monkeypatch.setattr(lcr_ser, "_PART", size)
+        monkeypatch.setattr(lcr_ser, "_HELD", size)
+        model.zero_grad()
+        with torch.random.fork_rng():
+            noise = model.noise(b, 3, 0.1, torch.Generator().manual_seed(4)).to(model.inputs.item.weight.dtype)
+        logits = model.score(model.reason(model.history(b), noise), model.items(b.candidates))
+        (logits**2).sum().backward()
+        found.append((logits.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+        with torch.no_grad():
+            close(model.score(model.reason(model.history(b), noise), model.items(b.candidates)), logits.detach(), 1e-6)
+    close(found[1][0], found[0][0], 1e-6)
+    assert len(found[0][1]) > 10
+    for part, whole in zip(found[1][1], found[0][1], strict=True):
+        close(part, whole, 1e-4)
 
 
 def mean_of(x, mask):

@@ -1,6 +1,6 @@
 """Layers the models share: dropout, means and products, reach of a target, the scoring MLP."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
@@ -37,7 +37,7 @@ def kept(x: Tensor, share: float) -> Tensor | None:
 def relu_dropout(x: Tensor, share: float, training: bool) -> Tensor:
     """``dropout`` of the positive part of ``x``, which is overwritten; the gradient needs nothing but the result."""
     factor = kept(x, share) if training else None
-    return x.relu_() if factor is None else cast(Tensor, _ReLUDropout.apply(x, factor, 256 / (256 - round(share * 256))))
+    return x.relu_() if factor is None else _relu_dropout(x, factor, 256 / (256 - round(share * 256)))
 
 
 class _ReLUDropout(torch.autograd.Function):
@@ -56,6 +56,9 @@ class _ReLUDropout(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (result,) = ctx.saved_tensors
         return torch.ops.aten.threshold_backward(gradient, result, 0).mul_(ctx.scale), None, None
+
+
+_relu_dropout = cast(Callable[..., Tensor], _ReLUDropout.apply)
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:

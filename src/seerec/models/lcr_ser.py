@@ -52,8 +52,8 @@ from seerec.models.lcr_ser_config import LCRSERConfig
 from seerec.models.losses import mean_over, ranking_loss
 from seerec.models.target_attention import Constant, Mixture, TargetAttention
 
-_PART, _HELD = 1 << 20, 1 << 24
-"""Elements of the widest tensor of scoring: in one part (4 MB), and in all where a gradient follows."""
+_PART, _HELD = 1 << 22, 1 << 24
+"""Elements of the widest tensor of scoring: in one part (16 MB), and in all where a gradient follows (docs/performance.md)."""
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ class LCRSER(ReasoningRecommender[LCRState]):
     @property
     def _widest(self) -> int:
         """Columns of the widest tensor of a candidate."""
-        return max(self.config.width, *(self.config.hidden if self.config.scorer != "dot" else ()))
+        return max((self.config.width, *(self.config.hidden if self.config.scorer != "dot" else ())))
 
     def _score(self, state: LCRState, items_BTCD: Tensor) -> Tensor:
         e_v = items_BTCD.unsqueeze(2)
