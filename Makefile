@@ -6,7 +6,7 @@ SPARK := .venv/.spark
 
 .PHONY: demo test quick check bench clean
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt setup.py $(wildcard src/seerec/kernels/*.cpp src/seerec/kernels/*.h)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --only-binary :all: -c constraints.txt torch setuptools
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --prefer-binary -c constraints.txt -e '.[dev]'

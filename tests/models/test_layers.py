@@ -6,11 +6,10 @@ import pytest
 import torch
 from tests.models.synthetic import ITEMS, batch, left_padded, make, scores, vocabulary
 from torch import nn
-from torch.nn import functional as F
 
-from seerec.models.attention import Attention, _attend, history_mask
+from seerec.models.attention import Attention, history_mask
 from seerec.models.inputs import Table
-from seerec.models.layers import MASKED, dropout, masked_mean, reach, relu_dropout
+from seerec.models.layers import linears, masked_mean, reach
 from seerec.models.losses import mean_over, ranking_loss
 from seerec.models.target_attention import TargetAttention
 
@@ -119,7 +118,8 @@ def test_attention_equals_torchs():
         theirs.out_proj.bias.copy_(ours.out.bias)
     x = torch.randn(3, 5, 8).double()
     mask = history_mask(torch.ones(3, 5, dtype=torch.bool), causal=True)
-    out, weights = ours(x, ours.keys_values(x), mask)
+    out, weights = ours.attend(ours.query(x), ours.keys_values(x), mask, weigh=True)
+    torch.testing.assert_close(ours(x, ours.keys_values(x), mask), out)
     expected, expected_weights = theirs(x, x, x, attn_mask=~mask[0])
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(weights.mean(0), expected_weights)
@@ -130,16 +130,24 @@ def test_own_vectors_are_one_context_with_the_history():
     attention = Attention(8, 2, 0.0).double()
     history, own, query = torch.randn(2, 4, 8).double(), torch.randn(2, 3, 2, 8).double(), torch.randn(2, 3, 8).double()
     visible = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]).bool().expand(2, 3, 4)
-    two = tuple(attention.own_keys_values(own[:, :, i]) for i in range(2))
-    out, weights = attention(query, attention.keys_values(history, room=3), visible, two)
+    two = tuple(attention.keys_values(own[:, :, i]) for i in range(2))
+    out, weights = attention.attend(attention.query(query), attention.keys_values(history), visible, two, weigh=True)
     for row, m in torch.ones(2, 3).nonzero().tolist():
         context = torch.cat([history[row][visible[row, m]], own[row, m]])[None]
         every = torch.ones(1, 1, context.shape[1], dtype=torch.bool)
-        alone, alone_weights = attention(query[row, m][None, None], attention.keys_values(context), every)
+        projected = attention.query(query[row, m][None, None])
+        alone, alone_weights = attention.attend(projected, attention.keys_values(context), every, weigh=True)
         torch.testing.assert_close(out[row, m], alone[0, 0])
         n = int(visible[row, m].sum())
         torch.testing.assert_close(weights[:, row, m, :n], alone_weights[:, 0, 0, :n])
         assert not weights[:, row, m, n:].any()
+
+
+def test_layers_of_one_input_in_one_product_are_themselves():
+    layers = [nn.Linear(5, out) for out in (3, 7, 1)]
+    x = torch.randn(2, 4, 5)
+    for found, layer in zip(linears(x, *layers), layers, strict=True):
+        torch.testing.assert_close(found, layer(x))
 
 
 def test_history_mask_is_lower_triangular_with_its_diagonal():
@@ -234,19 +242,6 @@ def test_a_mixtures_maps_are_those_of_its_vectors(form, shared):
     torch.testing.assert_close(found[many], found[few].repeat(1, 1, 1, 60))
 
 
-@pytest.mark.parametrize("share", [0.0, 0.25])
-def test_dropout_of_a_positive_part_is_that_of_its_two_halves(share):
-    x = torch.randn(50, 64, generator=torch.Generator().manual_seed(1))
-    results = []
-    for first in (lambda y: relu_dropout(y, share, True), lambda y: dropout(torch.relu(y), share, True)):
-        torch.manual_seed(3)
-        leaf = x.clone().requires_grad_()
-        result = first(leaf * 1)
-        (result**2).sum().backward()
-        results.append((result.detach(), leaf.grad))
-    torch.testing.assert_close(*results)
-
-
 # losses ------------------------------------------------------------------------------------------------------------------
 
 
@@ -274,21 +269,3 @@ def test_large_logits_stay_finite():
     loss.backward()
     assert loss.isfinite()
     assert logits.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("own", [0, 1, 3])
-@pytest.mark.parametrize("share", [0.0, 0.5])
-def test_the_gradient_of_attention_is_that_of_its_sums(own, share):
-    torch.manual_seed(0)
-    b, m, length, width, room = 2, 3, 4, 6, 3
-    shapes = [(b, m, width), *[(b, length, width)] * 2, *[(b, m, width)] * (2 * own)]
-    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    hidden = torch.full((b, m, length + room), MASKED, dtype=torch.float64)
-    hidden[0, 0, :2] = hidden[1, :, :3] = hidden[0, 2, 0] = 0.0  # query 1 of row 0 sees nothing of the history
-
-    def attend(query, key, value, *flat):
-        torch.manual_seed(1)  # the same weights are dropped every time
-        padded = (F.pad(x, (0, 0, 0, room)) for x in (key, value))
-        return _attend(query, *padded, hidden, 2, length, share, *flat)[0]
-
-    assert torch.autograd.gradcheck(attend, inputs)

@@ -39,10 +39,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seerec.batch import RECOMMENDATION, Batch
+from seerec.kernels import dropout
 from seerec.models.attention import EncoderLayer, history_mask
 from seerec.models.base import Kind, Vocabulary
 from seerec.models.inputs import Table
-from seerec.models.layers import dropout, initialise, reach
+from seerec.models.layers import initialise, reach
 from seerec.models.merging import merge
 from seerec.models.sequential import Sequence, SequenceState, SequentialConfig, SequentialRecommender
 from seerec.models.unpacking import last_target

@@ -1,11 +1,11 @@
 """LCR-SER's two sides, and the contexts C_s(k) and C_r(k) that their reasoning attends to (eq. 6), as keys and values."""
 
-from collections.abc import Iterator
 from typing import cast
 
 from torch import Tensor, nn
 
 from seerec.models.attention import Attention, EncoderLayer, KeysValues, Own
+from seerec.models.layers import linears
 from seerec.models.lcr_ser_config import LCRSERConfig
 
 SIDES = ("s", "r")
@@ -44,32 +44,37 @@ Key = tuple[str, str, int]
 """(kind, side, depth) of an attention: ``self`` is a side's MSA, ``cross`` its MCA."""
 
 
-def attentions_and_sources(
-    sides: dict[str, LatentSide], self_attends_to: dict[str, str], depth: int
-) -> Iterator[tuple[Key, str, Attention]]:
-    """Every attention at ``depth``, with the side whose context it reads (eq. 3 to 5).
+def readers(sides: dict[str, LatentSide], self_attends_to: dict[str, str], side: str, depth: int) -> dict[Key, Attention]:
+    """Every attention at ``depth`` that reads this side's context (eq. 3 to 5).
 
     ``self_attends_to`` decides between the two readings of MSA_r (A1):
 
         MSA_s reads C_s    MSA_r reads C_r, or C_s as eq. 5 prints it
         MCA_s reads C_r    MCA_r reads C_s
     """
-    for side in SIDES:
-        yield ("self", side, depth), self_attends_to[side], sides[side].layer(depth).attention
-        across = sides[side].attention_across(depth)
-        if across is not None:
-            yield ("cross", side, depth), OTHER[side], across
+    found = {("self", reader, depth): sides[reader].layer(depth).attention for reader in SIDES if self_attends_to[reader] == side}
+    across = sides[OTHER[side]].attention_across(depth)
+    return found if across is None else {**found, ("cross", OTHER[side], depth): across}
+
+
+def keys_and_values(x: Tensor, attentions: dict[Key, Attention], *more: nn.Linear) -> tuple[dict[Key, KeysValues], list[Tensor]]:
+    """Keys and values of one input for all that read it, and what more layers make of it, in one product."""
+    flat = list(linears(x, *more, *(layer for attention in attentions.values() for layer in (attention.key, attention.value))))
+    after = flat[len(more) :]
+    return dict(zip(attentions, map(KeysValues, after[::2], after[1::2]), strict=True)), flat[: len(more)]
 
 
 def project(
-    sides: dict[str, LatentSide], self_attends_to: dict[str, str], inputs: dict[str, list[Tensor]], room: int
+    sides: dict[str, LatentSide], self_attends_to: dict[str, str], inputs: dict[str, list[Tensor]]
 ) -> dict[Key, KeysValues]:
-    """Keys and values of both histories for every attention, with room for steps; ``inputs`` is side -> per layer B L D."""
-    return {
-        key: attention.keys_values(sides[source].layer(depth).context(inputs[source][depth]), room)
-        for depth in range(len(inputs["r"]))
-        for key, source, attention in attentions_and_sources(sides, self_attends_to, depth)
-    }
+    """Keys and values of both histories for every attention; ``inputs`` is side -> per layer B L D."""
+    projected: dict[Key, KeysValues] = {}
+    for side in SIDES:
+        for depth, x in enumerate(inputs[side]):
+            attentions = readers(sides, self_attends_to, side, depth)
+            if attentions:
+                projected |= keys_and_values(sides[side].layer(depth).context(x), attentions)[0]
+    return projected
 
 
 class Contexts:
@@ -83,12 +88,17 @@ class Contexts:
         self._kinds = ("self", "cross") if crossing else ("self",)
         self._step_inputs: dict[Key, Own] = {}
 
-    def extend(self, depth: int, step_input: dict[str, Tensor]) -> None:
-        """Append this step's inputs (side -> B M D)."""
-        for key, source, attention in attentions_and_sources(self._sides, self._self_attends_to, depth):
-            if key[0] in self._kinds:
-                fresh = attention.own_keys_values(self._sides[source].layer(depth).context(step_input[source]))
-                self._step_inputs[key] = (*self._step_inputs.get(key, ()), fresh)
+    def extend(self, depth: int, step_input: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Append this step's inputs; return their queries for self-attention (both side -> B M D)."""
+        queries: dict[str, Tensor] = {}
+        for side in SIDES:
+            layer = self._sides[side].layer(depth)
+            attentions = readers(self._sides, self._self_attends_to, side, depth)
+            attentions = {key: attention for key, attention in attentions.items() if key[0] in self._kinds}
+            fresh, (queries[side],) = keys_and_values(layer.context(step_input[side]), attentions, layer.attention.query)
+            for key, pair in fresh.items():
+                self._step_inputs[key] = (*self._step_inputs.get(key, ()), pair)
+        return queries
 
     def step_inputs(self, kind: str, side: str, depth: int) -> Own:
         """The keys and values of e(1)..e(k)."""

@@ -34,8 +34,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seerec.batch import Batch
+from seerec.kernels import dropout
 from seerec.models.base import Kind, Vocabulary, shared_negatives
-from seerec.models.layers import MASKED, dropout, initialise
+from seerec.models.layers import MASKED, initialise
 from seerec.models.losses import evenly, mean_over
 from seerec.models.sequential import SequenceState, SequentialConfig, SequentialRecommender
 

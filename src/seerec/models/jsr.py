@@ -36,10 +36,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from seerec.batch import RECOMMENDATION, SEARCH, Batch
+from seerec.kernels import dropout
 from seerec.models.attention import EncoderLayer, history_mask
 from seerec.models.base import Kind, ModelConfig, NeuralRecommender, Vocabulary
 from seerec.models.inputs import InputLayer
-from seerec.models.layers import MASKED, ScoringMLP, dropout, initialise
+from seerec.models.layers import MASKED, ScoringMLP, initialise
 from seerec.models.losses import mean_over
 from seerec.models.merging import merge
 

@@ -41,9 +41,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seerec.batch import Batch
+from seerec.kernels import dropout
 from seerec.models.attention import EncoderLayer, history_mask
 from seerec.models.base import Kind, ReasoningRecommender, Trajectory, Vocabulary
-from seerec.models.layers import Reach, dropout, initialise, initialise_normal
+from seerec.models.layers import Reach, initialise, initialise_normal
 from seerec.models.losses import info_nce, mean_over
 from seerec.models.sequential import SequenceState, SequentialConfig, SequentialRecommender
 

@@ -1,64 +1,25 @@
-"""Layers the models share: dropout, means and products, reach of a target, the scoring MLP."""
+"""Layers the models share: means and products, reach of a target, the scoring MLP."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from seerec.kernels import relu_dropout
 
 MASKED = -1e9
 """Logit of what may not be seen: finite, so that a row which sees nothing stays free of NaN."""
 
 
-def dropout(x: Tensor, share: float, training: bool) -> Tensor:
-    """Dropout with its share rounded to 1/256, so that one random 64-bit draw decides eight elements.
-
-    On a CPU the draws are what dropout costs; this is several times faster than torch's. The scale is exact for the
-    rounded share.
-    """
-    factor = kept(x, share) if training else None
-    return x if factor is None else x * factor
-
-
-def kept(x: Tensor, share: float) -> Tensor | None:
-    """What dropout multiplies ``x`` with: 0, or the scale; None where the rounded share is 0."""
-    dropped = round(share * 256)
-    if dropped == 0:
-        return None
-    draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(-(2**63), None)
-    byte = draws.view(torch.uint8)[: x.numel()].view(x.shape)
-    # Arithmetic on bytes: a comparison to bool and back takes several times as long on a CPU.
-    return byte.clamp_(dropped - 1, dropped).sub_(dropped - 1).to(x.dtype).mul_(256 / (256 - dropped))
-
-
-def relu_dropout(x: Tensor, share: float, training: bool) -> Tensor:
-    """``dropout`` of the positive part of ``x``, which is overwritten; the gradient needs nothing but the result."""
-    factor = kept(x, share) if training else None
-    return x.relu_() if factor is None else _relu_dropout(x, factor, 256 / (256 - round(share * 256)))
-
-
-class _ReLUDropout(torch.autograd.Function):
-    """What is positive in the result was positive before and was kept, at the scale of all that is kept."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: Tensor, scale: float) -> Tensor:
-        x.relu_().mul_(factor)
-        ctx.scale = scale
-        ctx.mark_dirty(x)
-        ctx.save_for_backward(x)
-        return x
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (result,) = ctx.saved_tensors
-        return torch.ops.aten.threshold_backward(gradient, result, 0).mul_(ctx.scale), None, None
-
-
-_relu_dropout = cast(Callable[..., Tensor], _ReLUDropout.apply)
+def linears(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
+    """Several layers of one input, in one product."""
+    if len(layers) == 1:
+        return (layers[0](x),)
+    weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+    return F.linear(x, weight, bias).split([layer.out_features for layer in layers], -1)
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:

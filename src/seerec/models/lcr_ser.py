@@ -157,7 +157,7 @@ class LCRSER(ReasoningRecommender[LCRState]):
             start[side] = reaches[side].gather(x)
             if self.config.empty == "learned":
                 start[side] = torch.where(reaches[side].any.unsqueeze(2), start[side], self.empty[side])
-        projected = self._project(self.sides(), layer_inputs) if self.config.steps else {}
+        projected = project(self.sides(), self._self_attends_to, layer_inputs) if self.config.steps else {}
         return LCRState(user, encoded, reaches, start, layer_inputs, projected)
 
     # -- latent cross reasoning, eq. 2 to 7 -------------------------------------------------------------------------
@@ -186,7 +186,7 @@ class LCRSER(ReasoningRecommender[LCRState]):
         source = self._self_attends_to
         visible = {side: state.reach[side].visible.unsqueeze(2).expand(b, t, n, -1).flatten(1, 2) for side in SIDES}
         separate = twin and config.twin == "separate"
-        history = self._project(sides, state.layer_inputs) if separate else state.projected
+        history = project(sides, source, state.layer_inputs) if separate else state.projected
         contexts = Contexts(sides, source, history, crossing=not twin or config.twin == "last_step")
         h = {side: start[side].flatten(1, 2) for side in SIDES}  # every target of every rollout is a query of its row
         outputs: dict[str, list[Tensor]] = {side: [] for side in SIDES}
@@ -195,15 +195,14 @@ class LCRSER(ReasoningRecommender[LCRState]):
             step_input = {side: h[side] + self._step_position(side, k) for side in SIDES}  # eq. 2
             crossing = not twin or (config.twin == "last_step" and k + 1 < config.steps)
             for depth in range(config.layers):  # the paper has one layer
-                contexts.extend(depth, step_input)  # eq. 6
+                queries = contexts.extend(depth, step_input)  # eq. 6
                 output: dict[str, Tensor] = {}
                 for side in SIDES:
                     layer, past = sides[side].layer(depth), contexts.history["self", side, depth]
                     step_inputs = contexts.step_inputs("self", side, depth)
                     if not config.includes_current:
                         step_inputs = step_inputs[:-1]
-                    query = layer.context(step_input[side])
-                    update, _ = layer.attention(query, past, visible[source[side]], step_inputs)
+                    update, _ = layer.attention.attend(queries[side], past, visible[source[side]], step_inputs)
                     f = layer.join(step_input[side], update, layer.norm_attention)  # eq. 3 and 5
                     fresh = output["s"] if side == "r" and config.update == "search_first" else None
                     crossed, cross_weights = self._cross(sides[side], contexts, side, depth, f, visible, crossing, fresh)
@@ -245,14 +244,11 @@ class LCRSER(ReasoningRecommender[LCRState]):
             return (f if self.config.twin == "skip_norm" else layer.join(f, torch.zeros_like(f), norm)), None
         step_inputs = contexts.step_inputs("cross", side, depth) if self.config.cross_steps else ()
         if fresh is not None:
-            step_inputs = (*step_inputs, attention.own_keys_values(self.search.layer(depth).context(fresh)))
-        query = norm(f) if self.config.block == "pre" else f
-        update, weights = attention(query, contexts.history["cross", side, depth], visible[OTHER[side]], step_inputs)
+            step_inputs = (*step_inputs, attention.keys_values(self.search.layer(depth).context(fresh)))
+        query = attention.query(norm(f) if self.config.block == "pre" else f)
+        history = contexts.history["cross", side, depth]
+        update, weights = attention.attend(query, history, visible[OTHER[side]], step_inputs, weigh=not self.training)
         return layer.join(f, update, norm), weights
-
-    def _project(self, sides: dict[str, LatentSide], layer_inputs: dict[str, list[Tensor]]) -> dict[Key, KeysValues]:
-        """Keys and values of both histories, with room for the inputs of all steps and, where A2 shows it, one output."""
-        return project(sides, self._self_attends_to, layer_inputs, self.config.steps + (self.config.update == "search_first"))
 
     def _step_position(self, side: str, k: int) -> Tensor | float:
         kind = self.config.step_position

@@ -35,9 +35,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from seerec.batch import Batch
+from seerec.kernels import dropout
 from seerec.models.base import Kind, ModelConfig, NeuralRecommender, Vocabulary
 from seerec.models.inputs import InputLayer
-from seerec.models.layers import MASKED, dot, dropout, initialise, reach
+from seerec.models.layers import MASKED, dot, initialise, reach
 from seerec.models.losses import ranking_loss
 
 VIEWS = ("browsed", "query", "clicked")

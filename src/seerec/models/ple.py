@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seerec.models.layers import ScoringMLP, dropout
+from seerec.kernels import dropout
+from seerec.models.layers import ScoringMLP
 
 
 class TaskHead(nn.Module):

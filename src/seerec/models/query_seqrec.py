@@ -59,10 +59,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seerec.batch import Batch
+from seerec.kernels import dropout
 from seerec.models.attention import Attention, history_mask
 from seerec.models.base import CatalogueConfig, Kind, NeuralRecommender, Vocabulary
 from seerec.models.inputs import InputLayer
-from seerec.models.layers import Reach, dot, dropout, initialise, reach
+from seerec.models.layers import Reach, dot, initialise, reach
 from seerec.models.merging import merge
 from seerec.models.query_graph import Augmented, QueryGraph, bag
 
@@ -264,7 +265,7 @@ class QuerySeqRecBlock(nn.Module):
     def forward(self, x_BLD: Tensor, visible_BLL: Tensor) -> Tensor:
         """B L D -> B L D."""
         query = self.norm_attention(x_BLD)
-        attended, _ = self.attention(query, self.attention.keys_values(x_BLD), visible_BLL)
+        attended = self.attention(query, self.attention.keys_values(x_BLD), visible_BLL)
         z = self.norm_feed(query + attended if self.config.residual else attended)
         inner = F.relu(dropout(self.feed_in(z), self.config.dropout, self.training))
         # X' = Z + FFN(Z) with FFN(z) = z + ...: Z twice, as the module's docstring prints it.

@@ -47,9 +47,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from seerec.batch import Batch
+from seerec.kernels import dropout
 from seerec.models.attention import EncoderLayer, KeysValues, Own, history_mask
 from seerec.models.base import Kind, Vocabulary
-from seerec.models.layers import dropout, initialise, initialise_normal
+from seerec.models.layers import initialise, initialise_normal
 from seerec.models.losses import info_nce, mean_over
 from seerec.models.sequential import SequenceState, SequentialConfig, SequentialRecommender
 
@@ -130,7 +131,7 @@ class ReaRec(SequentialRecommender[ReaRecState]):
         mask = history_mask(present, causal=True)
         history: list[KeysValues] = []
         for block in self._layers():
-            history.append(block.attention.keys_values(x, self.config.steps))
+            history.append(block.attention.keys_values(x))
             x = block.read(x, history[-1], mask) * present.unsqueeze(2)
         steps = self._reason(reach.gather(x), history, reach.visible)
         vector = steps.mean(2) if self.ensemble else steps[:, :, -1]
@@ -144,7 +145,7 @@ class ReaRec(SequentialRecommender[ReaRecState]):
         for k in range(self.config.steps):
             x = self._input((states[-1] if forced is None else forced[:, :, k]) + self.step_position[k])
             for depth, block in enumerate(self._layers()):
-                tokens[depth] = (*tokens[depth], block.attention.own_keys_values(x))
+                tokens[depth] = (*tokens[depth], block.attention.keys_values(x))
                 x = block.read(x, history[depth], visible, tokens[depth])
             states.append(x)
         return torch.stack(states, 2)

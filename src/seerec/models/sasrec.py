@@ -38,9 +38,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seerec.batch import Batch
+from seerec.kernels import dropout
 from seerec.models.attention import Attention, EncoderLayer, history_mask
 from seerec.models.base import Kind, Vocabulary
-from seerec.models.layers import dropout, initialise
+from seerec.models.layers import initialise
 from seerec.models.losses import mean_over
 from seerec.models.sequential import Sequence, SequenceState, SequentialConfig, SequentialRecommender
 
@@ -137,7 +138,7 @@ class QueryNormBlock(nn.Module):
     def forward(self, x_BLD: Tensor, visible_BLL: Tensor) -> Tensor:
         """B L D -> B L D."""
         query = self.norm_query(x_BLD)
-        attended, _ = self.attention(query, self.attention.keys_values(x_BLD), visible_BLL)
+        attended = self.attention(query, self.attention.keys_values(x_BLD), visible_BLL)
         z = self.norm_feed(query + attended)
         inner = F.relu(dropout(self.feed_in(z), self.dropout, self.training))
         return z + dropout(self.feed_out(inner), self.dropout, self.training)

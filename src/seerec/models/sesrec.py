@@ -55,11 +55,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seerec.batch import Batch
+from seerec.kernels import dropout
 from seerec.models.alignment import QueryItemAlignment
 from seerec.models.attention import Attention, history_mask
 from seerec.models.base import Kind, ModelConfig, NeuralRecommender, Vocabulary
 from seerec.models.inputs import InputLayer
-from seerec.models.layers import MASKED, ScoringMLP, dropout, initialise, masked_mean, reach
+from seerec.models.layers import MASKED, ScoringMLP, initialise, masked_mean, reach
 from seerec.models.losses import mean_over, ranking_loss
 from seerec.models.unpacking import unpack, unpack_items
 
@@ -224,7 +225,7 @@ class SESRecLayer(nn.Module):
     def forward(self, x_MLD: Tensor, sees_ML: Tensor) -> Tensor:
         """M L D -> M L D."""
         mask = history_mask(sees_ML, causal=False)
-        update, _ = self.attention(x_MLD, self.attention.keys_values(x_MLD), mask)
+        update = self.attention(x_MLD, self.attention.keys_values(x_MLD), mask)
         x = self.norm_attention(x_MLD + dropout(update, self.dropout, self.training))
         update = self.feed_out(F.leaky_relu(self.feed_in(x)))
         encoded: Tensor = self.norm_feed(x + dropout(update, self.dropout, self.training))

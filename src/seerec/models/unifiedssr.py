@@ -71,10 +71,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seerec.batch import RECOMMENDATION, SEARCH, Batch
+from seerec.kernels import dropout
 from seerec.models.attention import Attention, history_mask
 from seerec.models.base import Kind, ModelConfig, NeuralRecommender, Vocabulary
 from seerec.models.inputs import InputLayer
-from seerec.models.layers import Reach, dot, dropout, initialise, reach
+from seerec.models.layers import Reach, dot, initialise, reach
 from seerec.models.losses import mean_over, ranking_loss
 from seerec.models.merging import merge
 from seerec.models.session_windows import SessionWindows
@@ -309,9 +310,9 @@ class UnifiedSSRLayer(nn.Module):
     def forward(self, x_BLD: Tensor, self_mask_BLL: Tensor, other_BKD: Tensor, cross_mask_BLK: Tensor) -> Tensor:
         """B L D -> B L D."""
         normed = self.norm_attention(x_BLD)
-        update, _ = self.attention(normed, self.attention.keys_values(normed), self_mask_BLL)
+        update = self.attention(normed, self.attention.keys_values(normed), self_mask_BLL)
         x = x_BLD + dropout(update, self.dropout, self.training)
-        update, _ = self.cross(self.norm_cross(x), self.cross.keys_values(other_BKD), cross_mask_BLK)
+        update = self.cross(self.norm_cross(x), self.cross.keys_values(other_BKD), cross_mask_BLK)
         x = x + dropout(update, self.dropout, self.training)
         inner = dropout(F.relu(self.feed_in(self.norm_feed(x))), self.dropout, self.training)
         return x + dropout(self.feed_out(inner), self.dropout, self.training)

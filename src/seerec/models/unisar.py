@@ -272,9 +272,9 @@ class FusionLayer(nn.Module):
     def forward(self, x_MLD: Tensor, memory_MLD: Tensor, sees_ML: Tensor) -> Tensor:
         """M L D -> M L D; targets and memory are the same events."""
         layer, mask = self.layer, all_see(x_MLD, sees_ML)
-        update, _ = layer.attention(x_MLD, layer.attention.keys_values(x_MLD), mask)
+        update = layer.attention(x_MLD, layer.attention.keys_values(x_MLD), mask)
         x = layer.join(x_MLD, update, layer.norm_attention)
-        update, _ = self.cross(x, self.cross.keys_values(memory_MLD), mask)
+        update = self.cross(x, self.cross.keys_values(memory_MLD), mask)
         return layer.feed(layer.join(x, update, self.norm_cross))
 
 

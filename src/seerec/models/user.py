@@ -34,10 +34,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seerec.batch import RECOMMENDATION, SEARCH, Batch
+from seerec.kernels import dropout
 from seerec.models.attention import EncoderLayer, history_mask
 from seerec.models.base import Kind, ModelConfig, NeuralRecommender, Vocabulary
 from seerec.models.inputs import InputLayer
-from seerec.models.layers import ScoringMLP, dropout, initialise
+from seerec.models.layers import ScoringMLP, initialise
 from seerec.models.losses import ranking_loss
 from seerec.models.merging import Merged, merge
 
@@ -153,8 +154,8 @@ class USER(NeuralRecommender[USERState]):
     def _read(self, layer: nn.Module, x_BMD: Tensor, context_BLD: Tensor, visible_BML: Tensor, itself: bool = False) -> Tensor:
         """One encoder layer for the queries x over a context, and each over itself if it is no part of that."""
         assert isinstance(layer, EncoderLayer)
-        own = (layer.attention.own_keys_values(x_BMD),) if itself else ()
-        return layer.read(x_BMD, layer.attention.keys_values(context_BLD, len(own)), visible_BML, own)
+        own = (layer.attention.keys_values(x_BMD),) if itself else ()
+        return layer.read(x_BMD, layer.attention.keys_values(context_BLD), visible_BML, own)
 
     def score(self, state: USERState, items_BTCD: Tensor) -> Tensor:
         """B T C."""
