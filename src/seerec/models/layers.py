@@ -22,6 +22,11 @@ def linears(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
     return F.linear(x, weight, bias).split([layer.out_features for layer in layers], -1)
 
 
+def looked_up(table_VD: Tensor, index: Tensor) -> Tensor:
+    """Rows of a table that is much smaller than the index, by a product: so is its gradient, which else adds up row by row."""
+    return F.one_hot(index, len(table_VD)).to(table_VD.dtype) @ table_VD
+
+
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean over the last but one axis where ``mask``; zeros where nothing is."""
     weight = mask.to(x.dtype)

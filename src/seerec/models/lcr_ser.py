@@ -47,10 +47,10 @@ from seerec.models.attention import KeysValues, history_mask
 from seerec.models.base import Kind, ReasoningRecommender, Vocabulary
 from seerec.models.contexts import OTHER, SIDES, Contexts, Key, LatentSide, project
 from seerec.models.inputs import InputLayer
-from seerec.models.layers import Reach, ScoringMLP, initialise, reach
+from seerec.models.layers import Reach, ScoringMLP, initialise, looked_up, reach
 from seerec.models.lcr_ser_config import LCRSERConfig
 from seerec.models.losses import mean_over, ranking_loss
-from seerec.models.target_attention import Constant, Mixture, TargetAttention
+from seerec.models.target_attention import Mixture, TargetAttention, Vectors
 
 _PART, _HELD = 1 << 22, 1 << 24
 """Elements of the widest tensor of scoring: in one part (16 MB), and in all where a gradient follows (docs/performance.md)."""
@@ -146,7 +146,7 @@ class LCRSER(ReasoningRecommender[LCRState]):
             position = reaches[side].position
             if self.config.position == "recent":
                 position = present[side].sum(1, keepdim=True) - 1 - position
-            x = (tokens[side] + self.position[side][position.clamp(min=0)]) * present[side].unsqueeze(2)
+            x = (tokens[side] + looked_up(self.position[side], position.clamp(min=0))) * present[side].unsqueeze(2)
             mask = history_mask(present[side], self.config.causal)
             raw: list[Tensor] = []
             for layer in self.sides()[side].layers:
@@ -291,7 +291,7 @@ class LCRSER(ReasoningRecommender[LCRState]):
             logits = logits + self.mlp.after_first(w["r"].through(of_r, w["s"].through(of_s, known)))
         return logits if state.rollouts else logits.squeeze(2)
 
-    def _aggregate(self, state: LCRState, side: str, items_BTCD: Tensor) -> Mixture | Constant:
+    def _aggregate(self, state: LCRState, side: str, items_BTCD: Tensor) -> Mixture | Vectors:
         """The vector w of eq. 8 over H(K) of eq. 7, by trajectory and candidate, or one of table 3's means."""
         assert state.steps is not None
         steps, encoded, side_reach = state.steps[side], state.encoded[side], state.reach[side]
@@ -308,12 +308,12 @@ class LCRSER(ReasoningRecommender[LCRState]):
             return self.target[side](items_BTCD, encoded, visible, steps, steps_visible)
         if self.config.aggregation == "last":
             last = steps[:, :, :, -1] if k else state.start[side].unsqueeze(2)
-            return Constant(last)
+            return Vectors(last.unsqueeze(3))
         total, count = steps.sum(3), torch.full_like(side_reach.any, k, dtype=steps.dtype)
         if self.config.aggregation == "mean" or k == 0:
             mask = side_reach.visible.to(steps.dtype)
             total, count = total + (mask @ encoded).unsqueeze(2), count + mask.sum(2)
-        return Constant(total / count.clamp(min=1)[:, :, None, None])
+        return Vectors((total / count.clamp(min=1)[:, :, None, None]).unsqueeze(3))
 
     # -- stage 1, eq. 9, 11 and 12 ----------------------------------------------------------------------------------
 

@@ -14,11 +14,13 @@ the bilinear softmax. Here N counts trajectories, K the states of each trajector
 ``multihead``), and H is the width of whatever w is mapped to.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from seerec.kernels import attend
 from seerec.models.layers import MASKED
 
 Form = Literal["bilinear", "dot", "multihead", "mlp"]
@@ -69,18 +71,24 @@ class Mixture(NamedTuple):
         return total.view(b, t, n, c, width)
 
 
-class Constant(NamedTuple):
-    """A w that is the same for every candidate of a trajectory; used as a ``Mixture``."""
+class Vectors(NamedTuple):
+    """w itself, by candidate or (C = 1) the same for all of a trajectory's; used as a ``Mixture``."""
 
-    w: Tensor  # B T N D
+    w: Tensor  # B T N C D
+
+    def vector(self) -> Tensor:
+        """w, B T N C D."""
+        return self.w
 
     def through(self, matrix_HD: Tensor, onto: Tensor) -> Tensor:
         """``onto`` (broadcasts to B T N C H) plus w times the matrix."""
-        return onto + (self.w @ matrix_HD.T).unsqueeze(3)
+        return onto + self.w @ matrix_HD.T
 
     def inner(self, items_BTCD: Tensor) -> Tensor:
         """Inner product of w with every candidate, B T N C."""
-        return own_products(items_BTCD, self.w.unsqueeze(3)).squeeze(4)
+        if self.w.shape[3] == 1:
+            return own_products(items_BTCD, self.w).squeeze(4)
+        return (self.w * items_BTCD.unsqueeze(2)).sum(-1)
 
 
 class TargetAttention(nn.Module):
@@ -100,12 +108,15 @@ class TargetAttention(nn.Module):
 
     def forward(
         self, items_BTCD: Tensor, history_BLD: Tensor, visible_BTL: Tensor, own_BTNKD: Tensor, own_visible: Tensor | None = None
-    ) -> Mixture:
+    ) -> Mixture | Vectors:
         """Mix. ``own_visible`` is B T K, None: all; for a target that sees nothing every w is zero.
 
-        ``items`` may be one catalogue for all targets, 1 1 C D.
+        ``items`` may be one catalogue for all targets, 1 1 C D. Where candidates are fewer than states, w is the smaller thing.
         """
         b, t, n, k, _ = own_BTNKD.shape
+        few = items_BTCD.shape[2] * n <= k and items_BTCD.shape[:2] == (b, t)
+        if few and own_visible is None and self.form != "mlp":
+            return Vectors(self._attended(items_BTCD, history_BLD, visible_BTL, own_BTNKD))
         query, keys, own_keys = self._match(items_BTCD, history_BLD, own_BTNKD)
         hidden = visible_BTL.to(history_BLD.dtype).sub_(1).mul_(-MASKED).unsqueeze(2)
         weights = []
@@ -123,6 +134,23 @@ class TargetAttention(nn.Module):
             sees = visible_BTL.any(-1) if own_visible is None else visible_BTL.any(-1) | own_visible.any(-1)
             all_weights = all_weights * sees.view(b, t, 1, 1, 1, 1)
         return Mixture(all_weights, self._values(history_BLD), self._values(own_BTNKD))
+
+    def _attended(self, items_BTCD: Tensor, history_BLD: Tensor, visible_BTL: Tensor, own_BTNKD: Tensor) -> Tensor:
+        """w, B T N C D, every candidate of every trajectory a query of its row."""
+        b, t, n, k, d = own_BTNKD.shape
+        c = items_BTCD.shape[2]
+        query = items_BTCD if self.form == "dot" else self.query(items_BTCD)
+        if self.form == "bilinear":
+            query = query * math.sqrt(d)
+        value, own_value = (self.value(x) if self.form == "multihead" else x for x in (history_BLD, own_BTNKD))
+
+        def by_query(x: Tensor, columns: int) -> Tensor:
+            return x.expand(b, t, n, c, columns).reshape(b, t * n * c, columns)
+
+        own = [by_query(x[:, :, :, None, i], d) for i in range(k) for x in (own_BTNKD, own_value)]
+        visible = by_query(visible_BTL[:, :, None, None], visible_BTL.shape[2])
+        w, _ = attend(by_query(query.unsqueeze(2), d), history_BLD, value, visible, own, self.heads)
+        return w.view(b, t, n, c, d)
 
     def _match(
         self, items: Tensor, history: Tensor, own: Tensor
