@@ -10,7 +10,7 @@ namespace seerec {
 
 constexpr long TILE = 32;
 constexpr float HIDDEN = -1e30f;
-constexpr long FEW = 4;  // queries for which keys are not worth being transposed
+constexpr long FEW = 4;  // queries from which on keys and values are worth being laid out
 
 template <class T>
 struct Rows {
@@ -61,7 +61,8 @@ void logits_of(const Attention<T>& a, long row, long head, long first, long coun
     product(query, ep, 1, keys_transposed, lp, logits, lp, count, lp, a.e, false);
   } else {
     for (long i = 0; i < count; i++)
-      for (long j = 0; j < a.l; j++) logits[i * lp + j] = inner(query + i * ep, a.key.at(row * a.l + j, column), a.e);
+      for (long j = 0; j < a.l; j++)
+        if (a.visible[(row * a.m + first + i) * a.l + j]) logits[i * lp + j] = inner(query + i * ep, a.key.at(row * a.l + j, column), a.e);
   }
   for (long i = 0; i < count; i++) {
     const long query_row = row * a.m + first + i;
@@ -97,8 +98,10 @@ void forward(const Attention<T>& a, Rows<T> out, float* tops, float* weights, in
     for (long row = 0; row < a.b; row++)
       for (long head = 0; head < a.heads; head++) {
         const long column = head * a.e;
-        if (transposes) load_transposed(a.key.at(row * a.l, column), a.key.stride, a.l, a.e, keys, lp);
-        load_rows(a.value.at(row * a.l, column), a.value.stride, a.l, a.e, values, ep);
+        if (transposes) {
+          load_transposed(a.key.at(row * a.l, column), a.key.stride, a.l, a.e, keys, lp);
+          load_rows(a.value.at(row * a.l, column), a.value.stride, a.l, a.e, values, ep);
+        }
         for (long first = 0; first < a.m; first += TILE) {
           const long count = a.m - first < TILE ? a.m - first : TILE;
           load_rows(a.query.at(row * a.m + first, column), a.query.stride, count, a.e, query, ep);
@@ -126,7 +129,13 @@ void forward(const Attention<T>& a, Rows<T> out, float* tops, float* weights, in
             for (long o = 0; o < a.owns; o++)
               add_scaled(p[a.l + o], a.own_value[o].at(query_row, column), a.e, result + i * ep);
           }
-          product(logits, lp, 1, values, ep, result, ep, count, ep, a.l, true);
+          if (transposes) {
+            product(logits, lp, 1, values, ep, result, ep, count, ep, a.l, true);
+          } else {
+            for (long i = 0; i < count; i++)
+              for (long j = 0; j < a.l; j++)
+                if (logits[i * lp + j] != 0) add_scaled(logits[i * lp + j], a.value.at(row * a.l + j, column), a.e, result + i * ep);
+          }
           store_rows(result, ep, count, a.e, out.at(row * a.m + first, column), out.stride);
         }
       }

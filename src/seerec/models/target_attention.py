@@ -44,7 +44,7 @@ class Mixture(NamedTuple):
         return w[0] if h == 1 else torch.cat(w, -1)
 
     def through(self, matrix_HD: Tensor, onto: Tensor) -> Tensor:
-        """``onto`` (broadcasts to B T N C H) plus every w times the matrix, B T N C H."""
+        """``onto`` (broadcasts to B T N C H), which is used up, plus every w times the matrix, B T N C H."""
         for head, columns in enumerate(matrix_HD.chunk(self.weights.shape[3], 1)):
             onto = self._mixed(onto, head, self.history[:, head] @ columns.T, self.own[:, :, :, head] @ columns.T)
         return onto
@@ -62,12 +62,12 @@ class Mixture(NamedTuple):
         b, t, n, _, c, _ = self.weights.shape
         length, width = history_BLH.shape[1:]
         weights = self.weights[:, :, :, head]
-        total = onto.expand(b, t, n, c, width).reshape(b, t * n * c, width)
+        total = onto.expand(b, t, n, c, width).contiguous().view(b, t * n * c, width)
         if length:
-            total = torch.baddbmm(total, weights[..., :length].reshape(b, -1, length), history_BLH)
+            total = total.baddbmm_(weights[..., :length].reshape(b, -1, length), history_BLH)
         if own_BTNKH.shape[3]:
             own_weights = weights[..., length:].flatten(0, 2)
-            total = torch.baddbmm(total.view(b * t * n, c, width), own_weights, own_BTNKH.flatten(0, 2))
+            total = total.view(b * t * n, c, width).baddbmm_(own_weights, own_BTNKH.flatten(0, 2))
         return total.view(b, t, n, c, width)
 
 
