@@ -29,7 +29,7 @@ check: $(STAMP)  ## lint, format, types and import order alone
 	$(BIN)/python tests/groups.py check
 
 bench: $(STAMP)  ## measurements, not tests
-	$(BIN)/python benchmarks/steps.py
+	$(BIN)/python benchmarks/bench.py
 
 clean:
 	rm -rf .venv runs build dist src/*.egg-info

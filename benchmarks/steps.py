@@ -47,11 +47,13 @@ def vocabulary(items: int, words: int, users: int) -> Vocabulary:
     return Vocabulary(users, items, words, torch.zeros(items, dtype=torch.int64), none, none, none)
 
 
-def load(seed: int, rows: int, targets: int, candidates: int, sizes: Vocabulary, items: np.ndarray | None = None) -> Batch:
+def load(
+    seed: int, rows: int, targets: int, candidates: int, sizes: Vocabulary, items: np.ndarray | None = None, length: int = R
+) -> Batch:
     """A batch of full histories: item and word ids by Zipf's law, 1 to 6 words and up to 2 clicks a search.
 
     Target t of T sees all but the last T - t events of either history. ``items`` are the ids that may occur, all of them by
-    default.
+    default; ``length`` are the events of either history.
     """
     draw = generator(seed)
     pool = np.arange(2, sizes.items) if items is None else items
@@ -60,23 +62,23 @@ def load(seed: int, rows: int, targets: int, candidates: int, sizes: Vocabulary,
         """Ranks 0 .. high - 1, each with a share of about 1 / rank."""
         return np.minimum((high ** draw.random(shape)).astype(np.int64) - 1, high - 1)
 
-    words = (zipf(sizes.words - 2, rows, S, 6) + 2) * (np.arange(6) < draw.integers(1, 7, (rows, S, 1)))
-    clicks = pool[zipf(len(pool), rows, S, 2)] * (np.arange(2) < draw.integers(0, 3, (rows, S, 1)))
-    seen = np.broadcast_to(np.arange(R - targets, R) if targets > 1 else np.array([R]), (rows, targets))
+    words = (zipf(sizes.words - 2, rows, length, 6) + 2) * (np.arange(6) < draw.integers(1, 7, (rows, length, 1)))
+    clicks = pool[zipf(len(pool), rows, length, 2)] * (np.arange(2) < draw.integers(0, 3, (rows, length, 1)))
+    seen = np.broadcast_to(np.arange(length - targets, length) if targets > 1 else np.array([length]), (rows, targets))
     scored = pool[draw.integers(0, len(pool), (rows, targets, candidates))]
     arrays = {
         "user": draw.integers(1, sizes.users, rows),
-        "rec": pool[zipf(len(pool), rows, R)],
-        "rec_time": np.broadcast_to(np.arange(R), (rows, R)),
+        "rec": pool[zipf(len(pool), rows, length)],
+        "rec_time": np.broadcast_to(np.arange(length), (rows, length)),
         "query": words,
         "click": clicks,
-        "search_time": np.broadcast_to(np.arange(S), (rows, S)),
-        "searched": np.ones((rows, S), bool),
+        "search_time": np.broadcast_to(np.arange(length), (rows, length)),
+        "searched": np.ones((rows, length), bool),
         "rec_seen": seen,
         "search_seen": seen,
         "candidates": scored,
         "positive": np.zeros((rows, targets), np.int64),
-        "target_time": np.full((rows, targets), R),
+        "target_time": np.full((rows, targets), length),
         "task": np.zeros(rows, np.int64),
         "target_query": np.zeros((rows, targets, 6), np.int64),
         "key": draw.integers(0, 1 << 62, rows),

@@ -39,8 +39,10 @@ class Mixture(NamedTuple):
     def vector(self) -> Tensor:
         """w, B T N C D."""
         b, t, n, h, c, _ = self.weights.shape
-        zeros = self.history.new_zeros(b, t, n, c, self.history.shape[3])
-        w = [self._mixed(zeros, head, self.history[:, head], self.own[:, :, :, head]) for head in range(h)]
+        shape = b, t, n, c, self.history.shape[3]
+        w = [
+            self._mixed(self.history.new_zeros(shape), head, self.history[:, head], self.own[:, :, :, head]) for head in range(h)
+        ]
         return w[0] if h == 1 else torch.cat(w, -1)
 
     def through(self, matrix_HD: Tensor, onto: Tensor) -> Tensor:
