@@ -203,8 +203,11 @@ def train(
 ) -> None:
     """Train a model on a corpus."""
     chosen = arguments.settings(pairs or [], seed=seed, epochs=epochs)
+    from seerec.kernels.library import library
     from seerec.training.train import train as fit
 
+    if not as_json:
+        typer.echo(f"On a processor with {library.said}; SEEREC_KERNELS=off does without compiled kernels.", err=True)
     run = fit(
         corpus, out, model=model, preset=preset, settings=chosen, stages=stages, resume=resume, start=start,
         device=device, progress=_progress(as_json),

@@ -27,7 +27,14 @@ def examine() -> list[Check]:
     """
     checks = [_check("seerec", importlib.metadata.version("seerec")), _check("python", platform.python_version())]
     checks += _packages()
-    for name, look in (("threads", _threads), ("GPU", _gpu), ("memory", _memory), ("disk", _disk), ("self check", _self_check)):
+    for name, look in (
+        ("threads", _threads),
+        ("kernels", _kernels),
+        ("GPU", _gpu),
+        ("memory", _memory),
+        ("disk", _disk),
+        ("self check", _self_check),
+    ):
         checks.append(_look(name, look))
     return checks
 
@@ -76,6 +83,12 @@ def _threads() -> Check:
     import torch
 
     return _check("threads", f"{torch.get_num_threads()} of {os.cpu_count()} processors")
+
+
+def _kernels() -> Check:
+    from seerec.kernels.library import library
+
+    return _check("kernels", library.said)
 
 
 def _gpu() -> Check:
