@@ -8,8 +8,8 @@ optimizer are no products). The program prints both and their quotient as JSON. 
 so they must be off.
 
 Bytes are a lower bound for a step that is computed layer by layer: every product reads its operands and writes its result
-once, the gradient of either operand takes as much again, and the rows of tables move once through the optimizer. What stays in a cache
-between two layers is not taken off, and nothing but products and tables is counted.
+once, the gradient of either operand takes as much again, and the rows of tables move once through the optimizer. What stays in a
+cache between two layers is not taken off, and nothing but products and tables is counted.
 """
 
 import argparse

@@ -27,14 +27,10 @@ def examine() -> list[Check]:
     """
     checks = [_check("seerec", importlib.metadata.version("seerec")), _check("python", platform.python_version())]
     checks += _packages()
-    for name, look in (
-        ("threads", _threads),
-        ("kernels", _kernels),
-        ("GPU", _gpu),
-        ("memory", _memory),
-        ("disk", _disk),
-        ("self check", _self_check),
-    ):
+    looks = {
+        "threads": _threads, "kernels": _kernels, "GPU": _gpu, "memory": _memory, "disk": _disk, "self check": _self_check,
+    }  # fmt: skip
+    for name, look in looks.items():
         checks.append(_look(name, look))
     return checks
 
