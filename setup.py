@@ -1,6 +1,6 @@
 """The kernels of seerec.kernels, compiled once for each generation of processors; everything else is in pyproject.toml.
 
-A compiler is not required: what fails to compile is left out, and torch's own operations do the work.
+GCC is not required: what fails to compile is left out, and torch's own operations do the work.
 """
 
 import platform

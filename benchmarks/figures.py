@@ -1,4 +1,7 @@
-"""The figure of `bench.py`: training, evaluation and memory, a bar for each model of ours and of the peers."""
+"""The figure of `bench.py`: training, evaluation and memory of each model, ours and the peers'.
+
+Rates are medians of the turns, with lines from the least to the most.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +10,7 @@ OURS, THEIRS = "#D55E00", "#0072B2"
 
 
 def draw(models: dict[str, Any], peers: dict[str, Any], said: str, out: Path) -> list[Path]:
-    """Write the figure beside ``out`` as PNG and SVG, and return these files. What was not measured has no bar."""
+    """Write the figure beside ``out`` as PNG and SVG, and return these files. What was not measured is left out."""
     from matplotlib import pyplot
 
     names = [*models, *peers]
@@ -22,8 +25,10 @@ def draw(models: dict[str, Any], peers: dict[str, Any], said: str, out: Path) ->
             rates = found[name].get(what, {}).get("rates")
             if rates:
                 middle, low, high = (each * rates[part] for part in ("median", "min", "max"))
-                axis.barh(place, middle, color=colours[name], xerr=[[middle - low], [high - middle]], error_kw={"linewidth": 0.8})
+                span = [[middle - low], [high - middle]]
+                axis.errorbar(middle, place, xerr=span, fmt="o", markersize=4, linewidth=1, capsize=2, color=colours[name])
         axis.set_xscale("log")
+        axis.grid(axis="x", color="#dddddd", linewidth=0.6)
         axis.set_title(title, fontsize=9)
     for place, name in enumerate(names):
         if peak := found[name].get("peak_rss_bytes"):

@@ -1,6 +1,6 @@
 """The innermost operations of all models: attention over a short history, residuals with normalisation, dropout.
 
-Each is a function of tensors with one meaning and two ways to it. On a processor, where a compiler was at hand when seerec was
+Each is a function of tensors with one meaning and two ways to it. On a processor, where `g++` was at hand when seerec was
 installed, a kernel in C++ does in one pass over memory what torch does in ten; over short histories those passes are what a
 step costs (docs/performance.md). Everywhere else (a GPU, other types, no compiler) torch's operations do, with torch's own
 gradients, and they are what the kernels are tested against. Dropout draws the same either way on a processor.

@@ -38,7 +38,7 @@ def load() -> Library:
                     return Library(ctypes.CDLL(str(file)), f"compiled kernels ({name.replace('_', '-')})")
                 except OSError as error:
                     return Library(None, f"torch's operations ({file.name} does not load: {error})")
-    return Library(None, "torch's operations (no kernels: seerec was installed without a C++ compiler)")
+    return Library(None, "torch's operations (no kernels: seerec was installed without g++)")
 
 
 library = load()

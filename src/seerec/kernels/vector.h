@@ -1,6 +1,6 @@
 // What the kernels share: sixteen floats at a time, small products, dropout's draws, storage in 32 or 16 bits.
 //
-// The vectors are the compiler's own (GCC and Clang): the same source serves AVX-512, AVX2 and everything else.
+// The vectors are GCC's own: the same source serves AVX-512, AVX2 and everything else. Clang lacks their shuffle.
 
 #pragma once
 
