@@ -156,6 +156,7 @@ def circumstances(given: argparse.Namespace, size: Size) -> dict[str, Any]:
         "processor": processor(), "processors": os.cpu_count(), "threads": given.threads, "torch": torch.__version__,
         "python": platform.python_version(), "kernels": library.said, "precision": precision, "commit": commit(),
         "seed": given.seed, "turns": given.turns, "quick": given.quick, "negatives": 1, "candidates": 100, **vars(size),
+        "load_average_before": os.getloadavg()[0],
     }  # fmt: skip
 
 

@@ -13,7 +13,8 @@ def said(ratio: dict[str, Any] | None) -> str:
     """A ratio, or seconds, with the spread."""
     if ratio is None:
         return "not measured"
-    return f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f}, {len(ratio['turns'])} turns)"
+    turns = len(ratio["turns"])
+    return f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f}, {turns} turn{'s' * (turns > 1)})"
 
 
 def lines(models: dict[str, Any], rest: dict[str, Any]) -> Iterator[str]:

@@ -37,7 +37,7 @@ def draw(models: dict[str, Any], peers: dict[str, Any], said: str, out: Path) ->
     axes[0].set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()
     for axis in axes:
-        axis.tick_params(labelsize=7)
+        axis.tick_params(labelsize=7, which="both")
         axis.spines[["top", "right"]].set_visible(False)
     figure.supxlabel(said, fontsize=7)
     files = [out.with_suffix(suffix) for suffix in (".png", ".svg")]
