@@ -102,8 +102,17 @@ def test_attention_is_what_the_model_computed(name, corpus, runs):
     found = explain(runs / name, user="u5")
     seen = []
     loaded = artifact.load(runs / name / "stage1")
+
+    def watch(attend):
+        def watched(*inputs, **options):
+            out, weights = attend(*inputs, **options)
+            seen.append(weights[:, 0, 0].mean(0).numpy())
+            return out, weights
+
+        return watched
+
     for layer in loaded.model.recommendation.cross:
-        layer.register_forward_hook(lambda _module, _inputs, out: seen.append(out[1][:, 0, 0].mean(0).numpy()))
+        layer.attend = watch(layer.attend)
     row = corpus.table("rows")["user_id"].to_pylist().index("u5")
     with torch.no_grad():
         loaded.model.encode(People(corpus, BATCH).batch(np.array([row])))
