@@ -22,11 +22,7 @@ import torch
 from steps import Trainer, generator, load, vocabulary
 
 from seerec.batch import Batch
-from seerec.evaluation.ranking import count_above
-from seerec.models.base import NeuralRecommender, Vocabulary
-from seerec.models.registry import build
-from seerec.training.optimizers import LazyAdam
-from seerec.training.presets import resolve
+from seerec.models.base import Vocabulary
 
 BATCHES = 4
 """Batches of each kind, taken one after the other."""
@@ -62,15 +58,7 @@ class SizedTrainer(Trainer):
 
     def __init__(self, point: Point, sizes: Vocabulary) -> None:
         overrides = {"model.width": point.width} | ({"model.steps": point.steps} if point.model == "lcr-ser" else {})
-        config, self.settings = resolve(point.model, "best", overrides)
-        torch.manual_seed(point.seed)
-        model = build(point.model, config, sizes, point.length, point.length)
-        assert isinstance(model, NeuralRecommender)
-        self.model = model
-        self.optimizer = LazyAdam(model, self.settings.weight_decay)
-        for kind in (self.optimizer.mean, self.optimizer.square, self.optimizer.count):
-            for state in kind.values():
-                state.zero_()  # takes the memory now, as in ``Trainer``
+        super().__init__(point.model, sizes, point.seed, overrides, point.length)
 
 
 class Measured:
@@ -91,13 +79,8 @@ class Measured:
 
     def step(self, what: str) -> None:
         """One training step, or one evaluated batch."""
-        batch, model = next(self.turn[what]), self.trainer.model
-        if what == "train":
-            self.trainer.stage1(batch)
-            return
-        model.eval()
-        with torch.no_grad():
-            count_above(model.score(model.encode(batch), model.items(batch.candidates)), batch.positive)
+        take = self.trainer.stage1 if what == "train" else self.trainer.rank
+        take(next(self.turn[what]))
 
     def timed(self, what: str, least: float) -> list[float]:
         """Seconds of each step, of as many as take ``least`` seconds together."""

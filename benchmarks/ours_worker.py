@@ -21,10 +21,9 @@ from answers import Answer, peak_bytes, serve, set_threads
 from curve_point import Point, SizedTrainer
 from peers.protocol import CANDIDATES, Clock
 from steps import generator, load, vocabulary
-from torch import Tensor, nn
+from torch import Tensor
 
 from seerec.batch import SEARCH, Batch
-from seerec.evaluation.ranking import count_above
 from seerec.kernels.library import library
 from seerec.models.base import NeuralRecommender
 from seerec.models.inputs import Table
@@ -63,19 +62,7 @@ class Learner(SizedTrainer):
             return found
 
         model.train()
-        model.inputs.open(*batches)
-        loss = torch.stack(list(terms().values())).sum()
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.optimizer.parameters(), self.settings.clip_norm or float("inf"))
-        self.optimizer.step(self.settings.learning_rate)
-        model.inputs.close()
-
-    def rank(self, batch: Batch) -> None:
-        """One evaluated batch."""
-        model = self.model.eval()
-        with torch.no_grad():
-            count_above(model.score(model.encode(batch), model.items(batch.candidates)), batch.positive)
+        self._step(tuple(batches), terms, self.settings.learning_rate)
 
 
 class Measured:

@@ -10,9 +10,10 @@ import copy
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -89,10 +90,12 @@ def load(
 class Trainer:
     """Steps as the training loop takes them: gather rows, loss, gradient, clip, move."""
 
-    def __init__(self, key: str, sizes: Vocabulary, seed: int) -> None:
-        config, self.settings = resolve(key, "best", {})
+    def __init__(
+        self, key: str, sizes: Vocabulary, seed: int, overrides: Mapping[str, Any] = MappingProxyType({}), length: int = R
+    ) -> None:
+        config, self.settings = resolve(key, "best", dict(overrides))
         torch.manual_seed(seed)
-        model = build(key, config, sizes, R, S)
+        model = build(key, config, sizes, length, length)
         assert isinstance(model, NeuralRecommender)
         self.model = model
         self.optimizer = LazyAdam(model, self.settings.weight_decay)
@@ -103,16 +106,22 @@ class Trainer:
     def stage1(self, batch: Batch) -> None:
         """One step of stage 1."""
         self.model.train()
-        self._step(batch, lambda: self.model.objective(batch, self.model.encode(batch)), self.settings.learning_rate)
+        self._step((batch,), lambda: self.model.objective(batch, self.model.encode(batch)), self.settings.learning_rate)
 
     def stage2(self, settings: ReinforceSettings) -> Callable[[Batch], None]:
         """A function that takes one step of stage 2."""
         assert isinstance(self.model, ReasoningRecommender)
         objective = PolicyObjective(self.model, copy.deepcopy(self.model), settings)
-        return lambda batch: self._step(batch, lambda: objective(batch)[0], settings.learning_rate)
+        return lambda batch: self._step((batch,), lambda: objective(batch)[0], settings.learning_rate)
 
-    def _step(self, batch: Batch, terms: Callable[[], dict[str, Tensor]], rate: float) -> None:
-        self.model.inputs.open(batch)
+    def rank(self, batch: Batch) -> None:
+        """One evaluated batch."""
+        model = self.model.eval()
+        with torch.no_grad():
+            count_above(model.score(model.encode(batch), model.items(batch.candidates)), batch.positive)
+
+    def _step(self, batches: tuple[Batch, ...], terms: Callable[[], dict[str, Tensor]], rate: float) -> None:
+        self.model.inputs.open(*batches)
         loss = torch.stack(list(terms().values())).sum()
         self.optimizer.zero_grad()
         loss.backward()
@@ -186,14 +195,9 @@ def evaluation(sizes: Vocabulary, rows: int, repeats: int, seed: int) -> list[di
     """Evaluated rows per second, 100 candidates each."""
     results = []
     for key in ("sasrec", "lcr-ser"):
-        model = Trainer(key, sizes, seed).model.eval()
-
-        def rank(batch: Batch, model: NeuralRecommender[Any] = model) -> None:
-            with torch.no_grad():
-                count_above(model.score(model.encode(batch), model.items(batch.candidates)), batch.positive)
-
+        trainer = Trainer(key, sizes, seed)
         batches = [load(seed + 1 + i, rows, 1, 100, sizes) for i in range(repeats + 1)]
-        spent = seconds([lambda batch=batch: rank(batch) for batch in batches])[1:]  # type: ignore[misc]
+        spent = seconds([lambda batch=batch, rank=trainer.rank: rank(batch) for batch in batches])[1:]  # type: ignore[misc]
         results.append({"model": key, "rows": rows, "candidates": 100, "seconds": spent, "rows_per_second": rows / median(spent)})
     return results
 

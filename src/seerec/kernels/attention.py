@@ -39,8 +39,7 @@ def attend(
     tensors = (query_BMD, key_BLD, value_BLD, *own)
     fits = len(own) <= 2 * _MOST_OWN and query_BMD.numel() and key_BLD.shape[1] + len(own)
     if fits and visible_BML.dtype == torch.bool and serves(*tensors):
-        out, weights = _attend(heads, draws, weigh, visible_BML, *tensors)
-        return out, weights if weigh else None
+        return _attend(heads, draws, weigh, visible_BML, *tensors)
     return _attend_in_torch(heads, draws, weigh, visible_BML, *tensors)
 
 

@@ -116,12 +116,9 @@ def _dropped(x: Tensor, draws: Draws) -> Tensor:
 
 def relu_dropout(x: Tensor, share: float, training: bool) -> Tensor:
     """``dropout`` of the positive part of ``x``, which is overwritten; the gradient needs nothing but the result."""
-    if x.device.type != "cpu":
-        return F.dropout(x.relu_(), share, training)
-    draws = draw(share, training)
     if serves(x) and x.is_contiguous() and x.numel():
-        return _relu_dropout(x, draws)
-    return x.relu_() if draws.dropped == 0 else x.relu() * factors_like(x, draws)
+        return _relu_dropout(x, draw(share, training))
+    return dropout(x.relu_(), share, training)
 
 
 class _ReLUDropout(torch.autograd.Function):

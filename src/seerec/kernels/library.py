@@ -68,9 +68,7 @@ def rows_of(x_BMD: Tensor) -> tuple[Tensor, int]:
     b, m, d = x_BMD.shape
     stride = x_BMD.stride(1) if m > 1 else x_BMD.stride(0)
     regular = (d == 1 or x_BMD.stride(2) == 1) and (b == 1 or m == 1 or x_BMD.stride(0) == m * stride) and stride >= d
-    if regular or b * m <= 1:
-        return (x_BMD, stride) if regular else (x_BMD.contiguous(), d)
-    return x_BMD.contiguous(), d
+    return (x_BMD, stride) if regular else (x_BMD.contiguous(), d)
 
 
 def pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:

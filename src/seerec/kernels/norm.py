@@ -9,19 +9,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from seerec.kernels.draws import Draws, draw, dropout, factors_like
+from seerec.kernels.draws import Draws, draw, dropout
 from seerec.kernels.library import address, functions, serves, threads
 
 
 def join_norm(x: Tensor, update: Tensor, gain_D: Tensor, shift_D: Tensor, epsilon: float, share: float, training: bool) -> Tensor:
     """norm(x + dropout(update)) * gain + shift, over the last axis; ``x`` and ``update`` have one shape."""
-    if x.device.type != "cpu":
-        return F.layer_norm(x + dropout(update, share, training), gain_D.shape, gain_D, shift_D, epsilon)
-    draws = draw(share, training)
     if x.shape == update.shape and x.numel() and serves(x, update) and gain_D.dtype == torch.float32:
-        return _join_norm(x, update, gain_D, shift_D, epsilon, draws)
-    dropped = update * factors_like(update, draws) if draws.dropped and update.numel() else update
-    return F.layer_norm(x + dropped, gain_D.shape, gain_D, shift_D, epsilon)
+        return _join_norm(x, update, gain_D, shift_D, epsilon, draw(share, training))
+    return F.layer_norm(x + dropout(update, share, training), gain_D.shape, gain_D, shift_D, epsilon)
 
 
 class _JoinNorm(torch.autograd.Function):
