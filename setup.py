@@ -4,6 +4,7 @@ GCC is not required: what fails to compile is left out, and torch's own operatio
 """
 
 import platform
+from pathlib import Path
 
 from setuptools import Extension, setup
 
@@ -15,7 +16,7 @@ setup(
     ext_modules=[
         Extension(
             f"seerec.kernels.native_{generation.replace('-', '_')}",
-            [f"{FOLDER}/attention.cpp", f"{FOLDER}/rows.cpp"],
+            sorted(str(file) for file in Path(FOLDER).glob("*.cpp")),
             depends=[f"{FOLDER}/vector.h"],
             extra_compile_args=[*FLAGS, *([f"-march={generation}"] if generation != "generic" else [])],
             extra_link_args=["-fopenmp"],

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from seerec.allocator import keep_freed_memory
+
 Answer = dict[str, Any]
 
 
@@ -36,7 +38,8 @@ def serve(measure: Callable[[str, str, float], Answer]) -> None:
 
 
 def set_threads() -> None:
-    """Torch's threads: ``SEEREC_BENCH_THREADS``, by default as many as there are processors."""
+    """Memory as in the seerec command; threads from ``SEEREC_BENCH_THREADS``, by default as many as there are processors."""
+    keep_freed_memory()
     torch.set_num_threads(int(os.environ.get("SEEREC_BENCH_THREADS", os.cpu_count() or 1)))
 
 

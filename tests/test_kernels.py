@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seerec.kernels import attend, dropout, join_norm, relu_dropout
+from seerec.kernels import attend, averages, dropout, encodes, join_norm, mean_of_rows, relu_dropout
 from seerec.kernels import library as loading
 from seerec.kernels.attention import _attend_in_torch
 from seerec.kernels.draws import Draws, draw, factors_like
+from seerec.models.attention import EncoderLayer
+from seerec.models.layers import masked_mean
 
 compiled = pytest.mark.skipif(loading.library.functions is None, reason=loading.library.said)
 TYPES = {torch.float32: 1e-5, torch.bfloat16: 0.03}
@@ -226,3 +228,39 @@ def test_kernels_can_be_turned_off_and_say_so(monkeypatch):
 def test_other_types_are_left_to_torch():
     assert not loading.serves(torch.zeros(1, dtype=torch.float64))
     assert not loading.serves(torch.zeros(1), torch.zeros(1, dtype=torch.bfloat16))
+
+
+# without a gradient ------------------------------------------------------------------------------------------------------
+
+
+@compiled
+@pytest.mark.parametrize(("b", "length", "width", "heads", "inner"), [(3, 5, 32, 2, 48), (9, 30, 64, 2, 64), (2, 33, 64, 4, 256)])
+def test_a_whole_layer_is_its_pieces(b, length, width, heads, inner):
+    g = torch.Generator().manual_seed(length)
+    layer = EncoderLayer(width, heads, inner, 0.2).eval()
+    for parameter in layer.parameters():
+        parameter.data.add_(torch.randn(parameter.shape, generator=g), alpha=0.1)
+    x = torch.randn(b, length, width, generator=g)
+    visible = torch.rand(b, length, length, generator=g) < 0.5
+    visible[0, 0] = False
+    pieces = layer(x, visible)
+    assert pieces.requires_grad  # so it was not the kernel
+    with torch.no_grad():
+        assert encodes(x, visible, heads, inner)
+        assert_near([layer(x, visible)], [pieces.detach()], 1e-5)
+        layer.train()
+        assert not torch.equal(layer(x, visible), layer(x, visible))  # dropout is not forgotten
+
+
+@compiled
+@pytest.mark.parametrize(("shape", "width"), [((4, 3, 6), 64), ((7, 2), 5), ((50, 30, 6), 32)])
+def test_means_of_rows(shape, width):
+    g = torch.Generator().manual_seed(width)
+    table = torch.randn(40, width, generator=g)
+    ids = torch.randint(0, 40, shape, generator=g) * (torch.rand(shape, generator=g) < 0.6)
+    ids.view(-1, shape[-1])[0] = 0
+    assert averages(table, ids)
+    assert_near([mean_of_rows(table, ids)], [masked_mean(table[ids], ids != 0)], 1e-6)
+    with pytest.raises(IndexError, match="40 rows"):
+        mean_of_rows(table, ids + 40)
+    assert not averages(table.requires_grad_(), ids)

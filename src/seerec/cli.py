@@ -12,6 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from seerec import arguments, printing
+from seerec.allocator import keep_freed_memory
 from seerec.errors import SeerecError
 from seerec.progress import SILENT, Progress
 
@@ -410,6 +411,7 @@ def demo(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 a problem that is named, 2 wrong usage, 130 interrupted."""
     given = list(sys.argv[1:] if argv is None else argv)
+    keep_freed_memory()
     try:
         code = int(app(given, prog_name="seerec", standalone_mode=False) or 0)
         if code != 130:

@@ -8,6 +8,7 @@ gradients, and they are what the kernels are tested against. Dropout draws the s
 
 from seerec.kernels.attention import attend
 from seerec.kernels.draws import dropout, relu_dropout
+from seerec.kernels.encode import averages, encode, encodes, mean_of_rows
 from seerec.kernels.norm import join_norm
 
-__all__ = ["attend", "dropout", "join_norm", "relu_dropout"]
+__all__ = ["attend", "averages", "dropout", "encode", "encodes", "join_norm", "mean_of_rows", "relu_dropout"]

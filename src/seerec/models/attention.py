@@ -3,12 +3,13 @@
 Axes beside those of ``batch.py``: M queries of a row, h heads.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seerec.kernels import attend, dropout, join_norm, relu_dropout
+from seerec.kernels import attend, dropout, encode, encodes, join_norm, relu_dropout
 from seerec.models.layers import linears
 
 
@@ -110,11 +111,24 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x_BLD: Tensor, visible_BLL: Tensor) -> Tensor:
         """The whole layer over a history."""
+        heads, inner = self.attention.heads, self.feed_in.out_features
+        plain = self.block == "post" and self.activation == "relu" and not (self.training and self.dropout)
+        if plain and encodes(x_BLD, visible_BLL, heads, inner):
+            return encode(x_BLD, visible_BLL, heads, inner, *self._weights())
         context = self.context(x_BLD)
         attention = self.attention
         query, key, value = linears(context, attention.query, attention.key, attention.value)
         update, _ = attention.attend(query, KeysValues(key, value), visible_BLL)
         return self.feed(self.join(x_BLD, update, self.norm_attention))
+
+    def _weights(self) -> tuple[tuple[Tensor, ...], tuple[float, float]]:
+        """As ``encode`` takes them."""
+        first, second = cast(nn.LayerNorm, self.norm_attention), cast(nn.LayerNorm, self.norm_feed)
+        attention, found = self.attention, []
+        for layers in ((attention.query, attention.key, attention.value), (attention.out,), (self.feed_in,), (self.feed_out,)):
+            found += [torch.cat([x.weight for x in layers]).T, torch.cat([x.bias for x in layers])]
+        norms = [x for norm in (first, second) for x in (norm.weight, norm.bias)]
+        return (*found[:4], *norms[:2], *found[4:], *norms[2:]), (first.eps, second.eps)
 
     def read(self, x_BMD: Tensor, history: KeysValues, visible_BML: Tensor, own: Own = ()) -> Tensor:
         """The whole layer for M queries that read a history (and each something of its own), which are already projected."""

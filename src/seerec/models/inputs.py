@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seerec.batch import Batch
+from seerec.kernels import averages, mean_of_rows
 from seerec.models.layers import masked_mean
 
 if TYPE_CHECKING:
@@ -49,6 +50,12 @@ class Table(nn.Module):
         if self.rows is None:
             return F.embedding(ids, self.weight, padding_idx=0)
         return F.embedding(self.slot[ids], self.rows, padding_idx=0)
+
+    def mean(self, ids: Tensor) -> Tensor:
+        """Mean of the vectors over the last axis of ids, of which 0 counts as none: (... W) -> (... D)."""
+        if self.rows is None and averages(self.weight, ids):
+            return mean_of_rows(self.weight, ids)
+        return masked_mean(self(ids), ids != 0)
 
 
 class InputLayer(nn.Module):
@@ -134,12 +141,19 @@ class InputLayer(nn.Module):
 
     def queries(self, words: Tensor) -> Tensor:
         """Words (... W) -> (... D), the mean over the words, projected if asked; without a word: zeros, projected."""
-        mean = masked_mean(self.word(words), words != 0)
+        mean = self.word.mean(words)
         return mean if self.query_projection is None else self._activate(self.query_projection(mean))
 
     def searches(self, query_BSW: Tensor, click_BSN: Tensor) -> Tensor:
         """B S D: query vector plus mean clicked item (LCR-SER section 3.2.2). Slots without a search are not masked."""
-        return self.queries(query_BSW) + masked_mean(self.items(click_BSN), click_BSN != 0)
+        return self.queries(query_BSW) + self._mean_item(click_BSN)
+
+    def _mean_item(self, ids: Tensor) -> Tensor:
+        if self._vectors is None and self._held is None and self.item_features is None:
+            return self.item.mean(ids)
+        if self._vectors is None and self._held is not None and averages(self._held, ids):
+            return mean_of_rows(self._held, ids)
+        return masked_mean(self.items(ids), ids != 0)
 
     def _item_vectors(self, ids: Tensor) -> Tensor:
         row = self.item(ids)

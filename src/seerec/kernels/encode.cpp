@@ -1,0 +1,180 @@
+// A whole encoder layer over short histories, and means of table rows, where no gradient follows.
+//
+// One history at a time: between its first and its last tensor nothing leaves the cache of one core. Axes: B histories, L slots,
+// h heads of e columns, D = h e, F columns of the feed-forward network; D, e and F are multiples of WIDE. Matrices are given as
+// input columns x output columns.
+
+#include <algorithm>
+
+#include "vector.h"
+
+namespace seerec {
+
+constexpr float UNSEEN = -1e30f;
+
+// ROWS x VECTORS of C = A B + bias: enough sums at once to hide how long one addition takes.
+template <int ROWS, int VECTORS>
+void block_of(const float* a, long a_row, const float* b, long b_row, const float* bias, float* c, long c_row, long k) {
+  Floats total[ROWS][VECTORS];
+  for (int j = 0; j < VECTORS; j++) {
+    const Floats first = bias ? at(bias + j * WIDE) : Floats{};
+    for (int i = 0; i < ROWS; i++) total[i][j] = first;
+  }
+  for (long x = 0; x < k; x++) {
+    Floats line[VECTORS];
+    for (int j = 0; j < VECTORS; j++) line[j] = at(b + x * b_row + j * WIDE);
+    for (int i = 0; i < ROWS; i++)
+      for (int j = 0; j < VECTORS; j++) total[i][j] += a[i * a_row + x] * line[j];
+  }
+  for (int i = 0; i < ROWS; i++)
+    for (int j = 0; j < VECTORS; j++) put(c + i * c_row + j * WIDE, total[i][j]);
+}
+
+template <int VECTORS>
+void rows_of_blocks(const float* a, long a_row, const float* b, long b_row, const float* bias, float* c, long c_row, long m, long k) {
+  long i = 0;
+  for (; i + 6 <= m; i += 6) block_of<6, VECTORS>(a + i * a_row, a_row, b, b_row, bias, c + i * c_row, c_row, k);
+  for (; i + 2 <= m; i += 2) block_of<2, VECTORS>(a + i * a_row, a_row, b, b_row, bias, c + i * c_row, c_row, k);
+  if (i < m) block_of<1, VECTORS>(a + i * a_row, a_row, b, b_row, bias, c + i * c_row, c_row, k);
+}
+
+// C (m x n) = A (m x k) B (k x n) + bias; n a multiple of WIDE, ``bias`` null for none.
+void affine(const float* a, long a_row, const float* b, long b_row, const float* bias, float* c, long c_row, long m, long n, long k) {
+  long j = 0;
+  const auto from = [&](long column) { return bias ? bias + column : nullptr; };
+  for (; j + 4 * WIDE <= n; j += 4 * WIDE) rows_of_blocks<4>(a, a_row, b + j, b_row, from(j), c + j, c_row, m, k);
+  for (; j + 2 * WIDE <= n; j += 2 * WIDE) rows_of_blocks<2>(a, a_row, b + j, b_row, from(j), c + j, c_row, m, k);
+  if (j < n) rows_of_blocks<1>(a, a_row, b + j, b_row, from(j), c + j, c_row, m, k);
+}
+
+struct Norm {
+  const float *gain, *shift;
+  float epsilon;
+
+  // to = norm(x + update) * gain + shift, of one row.
+  void join(const float* x, const float* update, long d, float* to) const {
+    Floats totals{}, squares{};
+    for (long j = 0; j < d; j += WIDE) {
+      const Floats v = at(x + j) + at(update + j);
+      put(to + j, v);
+      totals += v;
+    }
+    const float mean = sum(totals) / d;
+    for (long j = 0; j < d; j += WIDE) squares += (at(to + j) - mean) * (at(to + j) - mean);
+    const float by = 1 / std::sqrt(sum(squares) / d + epsilon);
+    for (long j = 0; j < d; j += WIDE) put(to + j, (at(to + j) - mean) * by * at(gain + j) + at(shift + j));
+  }
+};
+
+struct Layer {
+  long d, heads, inner;
+  const float *in, *in_bias;  // D x 3D: queries, keys, values
+  const float *out, *out_bias;  // D x D
+  Norm norm_attention;
+  const float *feed_in, *feed_in_bias;  // D x F
+  const float *feed_out, *feed_out_bias;  // F x D
+  Norm norm_feed;
+};
+
+struct Room {
+  std::vector<float> memory;
+  float* next;
+  explicit Room(long floats) : memory(floats + 16 * WIDE) {
+    const uintptr_t address = reinterpret_cast<uintptr_t>(memory.data());
+    next = memory.data() + (padded(address, 64) - address) / sizeof(float);
+  }
+  float* take(long floats) {
+    float* given = next;
+    next += padded(floats);
+    return given;
+  }
+};
+
+void encode(const Layer& layer, long b, long l, const float* x, const uint8_t* visible, float* y, int threads) {
+  const long d = layer.d, e = d / layer.heads, lp = padded(l), wide = std::max(3 * d, layer.inner);
+  const float scale = 1 / std::sqrt(static_cast<float>(e));
+#pragma omp parallel num_threads(threads)
+  {
+    Room room(l * wide + e * lp + l * lp + 3 * l * d + lp);
+    float* projected = room.take(l * wide);  // queries, keys, values; then the inner columns of the feed-forward network
+    float* keys = room.take(e * lp);
+    float* logits = room.take(l * lp);
+    float* mixed = room.take(l * d);
+    float* update = room.take(l * d);
+    float* joined = room.take(l * d);
+    std::vector<uint8_t> seen(lp, 0);
+#pragma omp for schedule(static)
+    for (long row = 0; row < b; row++) {
+      const float* given = x + row * l * d;
+      affine(given, d, layer.in, 3 * d, layer.in_bias, projected, 3 * d, l, 3 * d, d);
+      for (long head = 0; head < layer.heads; head++) {
+        const float* query = projected + head * e;
+        load_transposed(query + d, 3 * d, l, e, keys, lp);
+        affine(query, 3 * d, keys, lp, nullptr, logits, lp, l, lp, e);
+        for (long i = 0; i < l; i++) {
+          float* p = logits + i * lp;
+          std::memcpy(seen.data(), visible + (row * l + i) * l, l);
+          Floats most = all(UNSEEN), totals{};
+          for (long j = 0; j < lp; j += WIDE) {
+            const Floats v = load_bytes(seen.data() + j) != 0 ? at(p + j) * scale : all(UNSEEN);
+            put(p + j, v);
+            most = v > most ? v : most;
+          }
+          const float top = largest(most);
+          for (long j = 0; j < lp; j += WIDE) {
+            const Floats v = at(p + j) > UNSEEN / 2 ? exponential(at(p + j) - top) : Floats{};
+            put(p + j, v);
+            totals += v;
+          }
+          const float total = sum(totals), by = total > 0 ? 1 / total : 0;
+          for (long j = 0; j < lp; j += WIDE) put(p + j, at(p + j) * by);
+        }
+        affine(logits, lp, query + 2 * d, 3 * d, nullptr, mixed + head * e, d, l, e, l);
+      }
+      affine(mixed, d, layer.out, d, layer.out_bias, update, d, l, d, d);
+      for (long i = 0; i < l; i++) layer.norm_attention.join(given + i * d, update + i * d, d, joined + i * d);
+      affine(joined, d, layer.feed_in, layer.inner, layer.feed_in_bias, projected, layer.inner, l, layer.inner, d);
+      for (long j = 0; j < l * layer.inner; j += WIDE) put(projected + j, at(projected + j) > 0 ? at(projected + j) : Floats{});
+      affine(projected, layer.inner, layer.feed_out, d, layer.feed_out_bias, update, d, l, d, layer.inner);
+      for (long i = 0; i < l; i++) layer.norm_feed.join(joined + i * d, update + i * d, d, y + (row * l + i) * d);
+    }
+  }
+}
+
+// Mean of the rows of a table by their ids, without id 0; zeros where nothing else is.
+void mean_of_rows(const float* table, long d, const int64_t* ids, long n, long w, float* y, int threads) {
+  constexpr long AHEAD = 4;  // bags whose rows are asked for before they are needed: the table is larger than any cache
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (long i = 0; i < n; i++) {
+    if (i + AHEAD < n)
+      for (long j = 0; j < w; j++)
+        if (const int64_t id = ids[(i + AHEAD) * w + j])
+          for (long column = 0; column < d; column += WIDE) __builtin_prefetch(table + id * d + column);
+    float* to = y + i * d;
+    std::fill(to, to + d, 0.0f);
+    long count = 0;
+    for (long j = 0; j < w; j++)
+      if (const int64_t id = ids[i * w + j]) {
+        add_scaled(1, table + id * d, d, to);
+        count++;
+      }
+    if (count > 1) put_scaled(1.0f / count, to, d, to);
+  }
+}
+
+}  // namespace seerec
+
+#define SEEREC extern "C" __attribute__((visibility("default")))
+
+// ``sizes``: B L D h F. ``weights``: the matrices and vectors in ``Layer``'s order.
+SEEREC void seerec_encode(const long* sizes, const float* x, const uint8_t* visible, const float* const* weights, float epsilon_attention,
+                          float epsilon_feed, float* y, int threads) {
+  const float* const* w = weights;
+  const seerec::Layer layer{sizes[2], sizes[3], sizes[4], w[0], w[1], w[2], w[3], {w[4], w[5], epsilon_attention},
+                            w[6], w[7], w[8], w[9], {w[10], w[11], epsilon_feed}};
+  seerec::encode(layer, sizes[0], sizes[1], x, visible, y, threads);
+}
+
+SEEREC void seerec_mean_of_rows(const float* table, long d, const int64_t* ids, long n, long w, float* y, int threads) {
+  seerec::mean_of_rows(table, d, ids, n, w, y, threads);
+}
