@@ -17,7 +17,7 @@ setup(
         Extension(
             f"seerec.kernels.native_{generation.replace('-', '_')}",
             sorted(str(file) for file in Path(FOLDER).glob("*.cpp")),
-            depends=[f"{FOLDER}/vector.h"],
+            depends=sorted(str(file) for file in Path(FOLDER).glob("*.h")),
             extra_compile_args=[*FLAGS, *([f"-march={generation}"] if generation != "generic" else [])],
             extra_link_args=["-fopenmp"],
             language="c++",

@@ -16,7 +16,7 @@ if sys.argv[1] == "keep":
 for _ in range(3):
     torch.ones(10_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
+for _ in range(60):
     torch.ones(10_000_000)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -30,4 +30,4 @@ def faults(how: str) -> int:
 def test_a_step_pays_for_its_memory_once():
     if not keep_freed_memory():
         pytest.skip("not the GNU C library")
-    assert faults("keep") * 10 < faults("leave")
+    assert faults("keep") * 2 < faults("leave")  # what remains is the heap that grows, not every step's blocks

@@ -7,8 +7,22 @@ gradients, and they are what the kernels are tested against. Dropout draws the s
 """
 
 from seerec.kernels.attention import attend
+from seerec.kernels.candidates import Network, States, score_candidates, scores
 from seerec.kernels.draws import dropout, relu_dropout
 from seerec.kernels.encode import averages, encode, encodes, mean_of_rows
 from seerec.kernels.norm import join_norm
 
-__all__ = ["attend", "averages", "dropout", "encode", "encodes", "join_norm", "mean_of_rows", "relu_dropout"]
+__all__ = [
+    "Network",
+    "States",
+    "attend",
+    "averages",
+    "dropout",
+    "encode",
+    "encodes",
+    "join_norm",
+    "mean_of_rows",
+    "relu_dropout",
+    "score_candidates",
+    "scores",
+]

@@ -2,7 +2,7 @@
 //
 // One (row, head) at a time, TILE queries of it at a time: logits live in the cache of one core and are never written out. The
 // gradient computes them again. Axes: B rows, M queries, L slots, h heads of e columns; every
-// tensor is given as rows of D = h e columns with a stride between them. See ``seerec/models/attention.py``.
+// tensor is given as rows with a stride between them: of D = h e columns, or keys and values of the e that all heads share. See ``seerec/models/attention.py``.
 
 #include "vector.h"
 
@@ -21,7 +21,7 @@ struct Rows {
 
 template <class T>
 struct Attention {
-  long b, m, l, heads, e;
+  long b, m, l, heads, e, apart;  // apart: columns from one head's keys and values to the next one's, e or 0
   Rows<const T> query, key, value;
   const uint8_t* visible;  // B M L
   long owns;
@@ -55,7 +55,7 @@ struct Scratch {
 template <class T>
 void logits_of(const Attention<T>& a, long row, long head, long first, long count, const float* query, const float* keys_transposed,
                float* logits, uint8_t* seen) {
-  const long lp = a.lp(), ep = a.ep(), column = head * a.e;
+  const long lp = a.lp(), ep = a.ep(), column = head * a.apart;
   const float scale = 1 / std::sqrt(static_cast<float>(a.e));
   if (keys_transposed) {
     product(query, ep, 1, keys_transposed, lp, logits, lp, count, lp, a.e, false);
@@ -97,10 +97,10 @@ void forward(const Attention<T>& a, Rows<T> out, float* tops, float* weights, in
 #pragma omp for schedule(static) collapse(2)
     for (long row = 0; row < a.b; row++)
       for (long head = 0; head < a.heads; head++) {
-        const long column = head * a.e;
+        const long column = head * a.e, shared = head * a.apart;
         if (transposes) {
-          load_transposed(a.key.at(row * a.l, column), a.key.stride, a.l, a.e, keys, lp);
-          load_rows(a.value.at(row * a.l, column), a.value.stride, a.l, a.e, values, ep);
+          load_transposed(a.key.at(row * a.l, shared), a.key.stride, a.l, a.e, keys, lp);
+          load_rows(a.value.at(row * a.l, shared), a.value.stride, a.l, a.e, values, ep);
         }
         for (long first = 0; first < a.m; first += TILE) {
           const long count = a.m - first < TILE ? a.m - first : TILE;
@@ -127,14 +127,14 @@ void forward(const Attention<T>& a, Rows<T> out, float* tops, float* weights, in
             for (long j = 0; j < lp; j += WIDE) put(p + j, at(p + j) * inverse * (a.dropout.dropped ? at(factors + j) : all(1)));
             for (long j = 0; j < ep; j++) result[i * ep + j] = 0;
             for (long o = 0; o < a.owns; o++)
-              add_scaled(p[a.l + o], a.own_value[o].at(query_row, column), a.e, result + i * ep);
+              add_scaled(p[a.l + o], a.own_value[o].at(query_row, shared), a.e, result + i * ep);
           }
           if (transposes) {
             product(logits, lp, 1, values, ep, result, ep, count, ep, a.l, true);
           } else {
             for (long i = 0; i < count; i++)
               for (long j = 0; j < a.l; j++)
-                if (logits[i * lp + j] != 0) add_scaled(logits[i * lp + j], a.value.at(row * a.l + j, column), a.e, result + i * ep);
+                if (logits[i * lp + j] != 0) add_scaled(logits[i * lp + j], a.value.at(row * a.l + j, shared), a.e, result + i * ep);
           }
           store_rows(result, ep, count, a.e, out.at(row * a.m + first, column), out.stride);
         }
@@ -227,14 +227,14 @@ void pair(void* const* pointers, const long* strides, long owns, Rows<T>* keys, 
   }
 }
 
-// ``sizes``: B M L h e. ``given`` and ``taken``: pointers and strides of query, key, value, then own keys and values by turns.
+// ``sizes``: B M L h e and ``apart``. ``given`` and ``taken``: pointers and strides of query, key, value, then own keys and values by turns.
 // ``draws``: the two seeds and how many of 256 are dropped.
 template <class T>
 void run(const long* sizes, long owns, void* const* given, const long* strides, const uint8_t* visible, const uint32_t* draws,
          void* out, long out_stride, float* tops, float* weights, void* const* taken, const long* taken_strides, int threads) {
   Rows<const T> own_key[MOST], own_value[MOST];
   pair<const T>(given + 3, strides + 3, owns, own_key, own_value);
-  Attention<T> a{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4],
+  Attention<T> a{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5],
                  {static_cast<const T*>(given[0]), strides[0]},
                  {static_cast<const T*>(given[1]), strides[1]},
                  {static_cast<const T*>(given[2]), strides[2]},

@@ -32,11 +32,15 @@ def attend(
 ) -> tuple[Tensor, Tensor | None]:
     """softmax(q k' / sqrt(e)) v, with dropout on the weights: B M D; zeros for a query that sees nothing.
 
-    ``own`` holds keys and values by turns, each B M D: one vector per query. With ``weigh`` also the weights of the
+    ``own`` holds keys and values by turns, each B M D: one vector per query. Where keys and values have the e columns of one
+    head, all heads share them, and there is no gradient. With ``weigh`` also the weights of the
     history before dropout, h B M L, without a gradient.
     """
     draws = draw(share, training=True)
     tensors = (query_BMD, key_BLD, value_BLD, *own)
+    shared = key_BLD.shape[2] < query_BMD.shape[2]
+    if shared and torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+        raise ValueError("keys and values that all heads share are for scoring alone: there is no gradient")
     fits = len(own) <= 2 * _MOST_OWN and query_BMD.numel() and key_BLD.shape[1] + len(own)
     if fits and visible_BML.dtype == torch.bool and serves(*tensors):
         return _attend(heads, draws, weigh, visible_BML, *tensors)
@@ -47,7 +51,8 @@ def _attend_in_torch(
     heads: int, draws: Draws, weigh: bool, visible: Tensor, query: Tensor, key: Tensor, value: Tensor, *own: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """The meaning of it."""
-    query, key, value, *own_by_head = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (query, key, value, *own))
+    e = query.shape[2] // heads
+    query, key, value, *own_by_head = (x.unflatten(2, (-1, e)).transpose(1, 2) for x in (query, key, value, *own))
     length, owns = key.shape[2], len(own) // 2
     logits = [query @ key.transpose(2, 3), *((query * k).sum(3, keepdim=True) for k in own_by_head[::2])]
     seen = torch.cat([visible, visible.new_ones(*visible.shape[:2], owns)], 2).unsqueeze(1)  # B 1 M L+owns
@@ -72,7 +77,8 @@ class _Attend(torch.autograd.Function):
         visible = visible.contiguous()
         query, key = tensors[:2]
         b, m, d = query.shape
-        ctx.sizes, ctx.draws = (b, m, key.shape[1], heads, d // heads), draws
+        e = d // heads
+        ctx.sizes, ctx.draws = (b, m, key.shape[1], heads, e, e if key.shape[2] == d else 0), draws
         out, tops = query.new_empty(b, m, d), torch.empty(b, heads, m, 2)
         weights = torch.empty(heads, b, m, key.shape[1]) if weigh else None
         _call(ctx.sizes, draws, visible, tensors, out, tops, weights, None)
@@ -105,7 +111,7 @@ def _call(
 ) -> None:
     rows, strides = zip(*(rows_of(x) for x in tensors), strict=True)
     out, out_stride = rows_of(out)
-    b, m, length, heads, e = sizes
+    b, m, length, heads, e, _ = sizes
     functions().seerec_attend(
         out.element_size(), longs(sizes), ctypes.c_long(len(tensors) // 2 - 1), pointers(rows), longs(strides), address(visible),
         draws.array(), address(out), ctypes.c_long(out_stride), address(tops), address(weights),

@@ -3,6 +3,7 @@
 Axes beside those of ``batch.py``: M queries of a row, h heads.
 """
 
+import math
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -58,6 +59,49 @@ class Attention(nn.Module):
         flat = [tensor for pair in own for tensor in pair]
         out, weights = attend(query_BMD, history.key, history.value, visible_BML, flat, self.heads, share, weigh=weigh)
         return self.out(out), weights
+
+
+class Absorbed:
+    """An attention whose products with keys and values are folded into those of query and output: it reads x itself.
+
+    q' (W_k x) = (W_k' q)' x, and a mixture of W_v x is W_v times the mixture; the bias of keys adds the same to all logits. So a
+    history of L events costs nothing per event but its two inner products, which pays where queries are far fewer than events;
+    each head's query is then D wide. Without gradient and dropout: for scoring.
+    """
+
+    @torch.no_grad()
+    def __init__(self, attention: Attention) -> None:
+        self.heads = attention.heads
+        query, key, value = (
+            layer.weight.unflatten(0, (self.heads, -1)) for layer in (attention.query, attention.key, attention.value)
+        )  # h e D
+        bias = attention.query.bias.view(self.heads, 1, -1)
+        scale = math.sqrt(self.heads)  # ``attend`` divides by sqrt(D) where sqrt(D / h) is meant
+        self._query = (key.transpose(1, 2) @ query).flatten(0, 1) * scale  # hD D
+        self._query_bias = (bias @ key).flatten() * scale
+        by_head = attention.out.weight.unflatten(1, (self.heads, -1)).transpose(0, 1)  # h D e
+        self._out = (by_head @ value).transpose(0, 1).flatten(1)  # D hD
+        self._out_bias = attention.out.bias
+        self._value_bias = attention.out.weight @ attention.value.bias
+
+    def query(self, x_BMD: Tensor) -> Tensor:
+        """Each head's query in terms of x, B M hD."""
+        return F.linear(x_BMD, self._query, self._query_bias)
+
+    def keys_values(self, x: Tensor) -> KeysValues:
+        """What is attended to as it is."""
+        return KeysValues(x, x)
+
+    def attend(
+        self, query_BMD: Tensor, history: KeysValues, visible_BML: Tensor, own: Own = (), *, weigh: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """As of ``Attention``."""
+        flat = [tensor for pair in own for tensor in pair]
+        mixed, weights = attend(query_BMD, history.key, history.value, visible_BML, flat, self.heads, weigh=weigh)
+        if own:
+            return F.linear(mixed, self._out, self._out_bias + self._value_bias), weights
+        seen = visible_BML.any(2, keepdim=True)
+        return F.linear(mixed, self._out, self._out_bias) + seen * self._value_bias, weights
 
 
 class EncoderLayer(nn.Module):

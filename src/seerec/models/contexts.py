@@ -1,10 +1,11 @@
 """LCR-SER's two sides, and the contexts C_s(k) and C_r(k) that their reasoning attends to (eq. 6), as keys and values."""
 
-from typing import cast
+from typing import NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 
-from seerec.models.attention import Attention, EncoderLayer, KeysValues, Own
+from seerec.models.attention import Absorbed, Attention, EncoderLayer, KeysValues, Own
 from seerec.models.layers import linears
 from seerec.models.lcr_ser_config import LCRSERConfig
 
@@ -64,26 +65,53 @@ def keys_and_values(x: Tensor, attentions: dict[Key, Attention], *more: nn.Linea
     return dict(zip(attentions, map(KeysValues, after[::2], after[1::2]), strict=True)), flat[: len(more)]
 
 
+class Projected(NamedTuple):
+    """Both histories as every attention reads them."""
+
+    keys_values: dict[Key, KeysValues]
+    absorbed: dict[Key, Absorbed] | None
+    """The attentions, where they read what is not projected."""
+
+
 def project(
-    sides: dict[str, LatentSide], self_attends_to: dict[str, str], inputs: dict[str, list[Tensor]]
-) -> dict[Key, KeysValues]:
-    """Keys and values of both histories for every attention; ``inputs`` is side -> per layer B L D."""
+    sides: dict[str, LatentSide], self_attends_to: dict[str, str], inputs: dict[str, list[Tensor]], queries: int
+) -> Projected:
+    """Keys and values of both histories for every attention; ``inputs`` is side -> per layer B L D, ``queries`` are a row's.
+
+    Where the queries of all heads are fewer than half the events, and nothing is learnt, there is nothing to project.
+    """
+    longest = max((x.shape[1] for side in SIDES for x in inputs[side]), default=0)
+    learns = torch.is_grad_enabled() or any(sides[side].training for side in SIDES)
+    if not learns and any(2 * queries * sides[side].layer(0).attention.heads <= longest for side in SIDES):
+        return _absorb(sides, self_attends_to, inputs)
     projected: dict[Key, KeysValues] = {}
     for side in SIDES:
         for depth, x in enumerate(inputs[side]):
             attentions = readers(sides, self_attends_to, side, depth)
             if attentions:
                 projected |= keys_and_values(sides[side].layer(depth).context(x), attentions)[0]
-    return projected
+    return Projected(projected, None)
+
+
+def _absorb(sides: dict[str, LatentSide], self_attends_to: dict[str, str], inputs: dict[str, list[Tensor]]) -> Projected:
+    keys_values: dict[Key, KeysValues] = {}
+    absorbed: dict[Key, Absorbed] = {}
+    for side in SIDES:
+        for depth, x in enumerate(inputs[side]):
+            context = sides[side].layer(depth).context(x)
+            for key, attention in readers(sides, self_attends_to, side, depth).items():
+                absorbed[key] = Absorbed(attention)
+                keys_values[key] = absorbed[key].keys_values(context)
+    return Projected(keys_values, absorbed)
 
 
 class Contexts:
     """C(k) of one run of the recursion: ``history``, projected once, and the step inputs e(1)..e(k) appended so far."""
 
     def __init__(
-        self, sides: dict[str, LatentSide], self_attends_to: dict[str, str], history: dict[Key, KeysValues], *, crossing: bool
+        self, sides: dict[str, LatentSide], self_attends_to: dict[str, str], projected: Projected, *, crossing: bool
     ) -> None:
-        self.history = history
+        self.history, self._absorbed = projected
         self._sides, self._self_attends_to = sides, self_attends_to
         self._kinds = ("self", "cross") if crossing else ("self",)
         self._step_inputs: dict[Key, Own] = {}
@@ -95,10 +123,21 @@ class Contexts:
             layer = self._sides[side].layer(depth)
             attentions = readers(self._sides, self._self_attends_to, side, depth)
             attentions = {key: attention for key, attention in attentions.items() if key[0] in self._kinds}
-            fresh, (queries[side],) = keys_and_values(layer.context(step_input[side]), attentions, layer.attention.query)
+            x = layer.context(step_input[side])
+            if self._absorbed is None:
+                fresh, (queries[side],) = keys_and_values(x, attentions, layer.attention.query)
+            else:
+                fresh = {key: self._absorbed[key].keys_values(x) for key in attentions}
+                queries[side] = self._absorbed["self", side, depth].query(x)
             for key, pair in fresh.items():
                 self._step_inputs[key] = (*self._step_inputs.get(key, ()), pair)
         return queries
+
+    def reader(self, kind: str, side: str, depth: int) -> Attention | Absorbed | None:
+        """The attention that reads ``history`` and ``step_inputs`` of the same key."""
+        if self._absorbed is not None:
+            return self._absorbed.get((kind, side, depth))
+        return self._sides[side].layer(depth).attention if kind == "self" else self._sides[side].attention_across(depth)
 
     def step_inputs(self, kind: str, side: str, depth: int) -> Own:
         """The keys and values of e(1)..e(k)."""

@@ -94,6 +94,11 @@ class ScoringMLP(nn.ModuleList):
         """The first layer's."""
         return cast(nn.Linear, self[0]).bias
 
+    @property
+    def later(self) -> tuple[Tensor, ...]:
+        """Matrices and biases of the layers after the first, by turns."""
+        return tuple(x for layer in list(self)[1:] for x in (cast(nn.Linear, layer).weight, cast(nn.Linear, layer).bias))
+
     def after_first(self, x: Tensor) -> Tensor:
         """Logits of what the first layer gave, which is overwritten."""
         for layer in list(self)[1:]:

@@ -36,6 +36,7 @@ of a packed row, all steps, the twin and all N rollouts. Axes beside those of ``
 
 import copy
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -43,9 +44,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from seerec.batch import Batch
-from seerec.models.attention import KeysValues, history_mask
+from seerec.kernels import Network, score_candidates, scores
+from seerec.models.attention import history_mask
 from seerec.models.base import Kind, ReasoningRecommender, Vocabulary
-from seerec.models.contexts import OTHER, SIDES, Contexts, Key, LatentSide, project
+from seerec.models.contexts import OTHER, SIDES, Contexts, LatentSide, Projected, project
 from seerec.models.inputs import InputLayer
 from seerec.models.layers import Reach, ScoringMLP, initialise, looked_up, reach
 from seerec.models.lcr_ser_config import LCRSERConfig
@@ -65,7 +67,7 @@ class LCRState:
     reach: dict[str, Reach]  # side -> which slots each target sees
     start: dict[str, Tensor]  # side -> B T D                      h(0)
     layer_inputs: dict[str, list[Tensor]]  # side -> per layer B L D       what contexts are made of
-    projected: dict[Key, KeysValues]  # the same as keys and values, projected once for every run from here
+    projected: Projected | None  # the same as every attention reads them, once for every run from here; None: no steps
     steps: dict[str, Tensor] | None = None  # side -> B T N K D              h(1) .. h(K)
     run_start: dict[str, Tensor] | None = None  # side -> B T N D            h(0) of each run, with its noise if any
     cross: dict[str, Tensor] | None = (
@@ -157,7 +159,8 @@ class LCRSER(ReasoningRecommender[LCRState]):
             start[side] = reaches[side].gather(x)
             if self.config.empty == "learned":
                 start[side] = torch.where(reaches[side].any.unsqueeze(2), start[side], self.empty[side])
-        projected = project(self.sides(), self._self_attends_to, layer_inputs) if self.config.steps else {}
+        targets = batch.rec_seen.shape[1]
+        projected = project(self.sides(), self._self_attends_to, layer_inputs, targets) if self.config.steps else None
         return LCRState(user, encoded, reaches, start, layer_inputs, projected)
 
     # -- latent cross reasoning, eq. 2 to 7 -------------------------------------------------------------------------
@@ -186,7 +189,10 @@ class LCRSER(ReasoningRecommender[LCRState]):
         source = self._self_attends_to
         visible = {side: state.reach[side].visible.unsqueeze(2).expand(b, t, n, -1).flatten(1, 2) for side in SIDES}
         separate = twin and config.twin == "separate"
-        history = project(sides, source, state.layer_inputs) if separate else state.projected
+        history = project(sides, source, state.layer_inputs, t * n) if separate else state.projected
+        none = start["r"].new_zeros(b, t, n, 0, d)
+        if history is None:
+            return dict.fromkeys(SIDES, none), None if self.training else dict.fromkeys(SIDES, none)
         contexts = Contexts(sides, source, history, crossing=not twin or config.twin == "last_step")
         h = {side: start[side].flatten(1, 2) for side in SIDES}  # every target of every rollout is a query of its row
         outputs: dict[str, list[Tensor]] = {side: [] for side in SIDES}
@@ -202,7 +208,9 @@ class LCRSER(ReasoningRecommender[LCRState]):
                     step_inputs = contexts.step_inputs("self", side, depth)
                     if not config.includes_current:
                         step_inputs = step_inputs[:-1]
-                    update, _ = layer.attention.attend(queries[side], past, visible[source[side]], step_inputs)
+                    reader = contexts.reader("self", side, depth)
+                    assert reader is not None
+                    update, _ = reader.attend(queries[side], past, visible[source[side]], step_inputs)
                     f = layer.join(step_input[side], update, layer.norm_attention)  # eq. 3 and 5
                     fresh = output["s"] if side == "r" and config.update == "search_first" else None
                     crossed, cross_weights = self._cross(sides[side], contexts, side, depth, f, visible, crossing, fresh)
@@ -213,12 +221,11 @@ class LCRSER(ReasoningRecommender[LCRState]):
             h = step_input
             for side in SIDES:
                 outputs[side].append(h[side])
-        none = start["r"].new_zeros(b, t * n, 0, d)
-        steps = {side: (torch.stack(outputs[side], 2) if outputs[side] else none).unflatten(1, (t, n)) for side in SIDES}
+        steps = {side: torch.stack(outputs[side], 2).unflatten(1, (t, n)) for side in SIDES}
         if self.training:
             return steps, None
         means = {side: [w.mean(0) for w in weights[side]] for side in SIDES}
-        cross = {side: (torch.stack(means[side], 2) if means[side] else none).unflatten(1, (t, n)) for side in SIDES}
+        cross = {side: torch.stack(means[side], 2).unflatten(1, (t, n)) if means[side] else none for side in SIDES}
         return steps, cross
 
     def _cross(
@@ -236,7 +243,7 @@ class LCRSER(ReasoningRecommender[LCRState]):
 
         ``fresh``: the other side's output of this step, where A2 shows it.
         """
-        attention, layer = encoder.attention_across(depth), encoder.layer(depth)
+        attention, layer = contexts.reader("cross", side, depth), encoder.layer(depth)
         if attention is None:
             return f, None
         norm = encoder.cross_norm(depth)
@@ -280,6 +287,8 @@ class LCRSER(ReasoningRecommender[LCRState]):
         return max((self.config.width, *(self.config.hidden if self.config.scorer != "dot" else ())))
 
     def _score(self, state: LCRState, items_BTCD: Tensor) -> Tensor:
+        if self._at_once(state, items_BTCD):
+            return self._score_at_once(state, items_BTCD)
         e_v = items_BTCD.unsqueeze(2)
         w = {side: self._aggregate(state, side, items_BTCD) for side in SIDES}  # eq. 8
         logits = torch.zeros((), device=e_v.device)
@@ -290,6 +299,27 @@ class LCRSER(ReasoningRecommender[LCRState]):
             known = F.linear(state.user, of_user, self.mlp.bias)[:, None, None, None] + F.linear(e_v, of_item)
             logits = logits + self.mlp.after_first(w["r"].through(of_r, w["s"].through(of_s, known)))
         return logits if state.rollouts else logits.squeeze(2)
+
+    def _at_once(self, state: LCRState, items_BTCD: Tensor) -> bool:
+        """Whether one kernel does eq. 8 and 10."""
+        config = self.config
+        plain = config.aggregation == "target" and config.attention in ("bilinear", "dot") and not config.perturb_history
+        own = not state.rollouts and items_BTCD.shape[:2] == state.start["r"].shape[:2] and not self.training
+        return plain and own and scores(items_BTCD, config.hidden if config.scorer != "dot" else ())
+
+    def _score_at_once(self, state: LCRState, items_BTCD: Tensor) -> Tensor:
+        assert state.steps is not None
+        network, of_side = None, dict.fromkeys(SIDES, items_BTCD.new_empty(0, items_BTCD.shape[3]))
+        if self.config.scorer != "dot":
+            of_user, of_side["s"], of_side["r"], of_item = self.mlp.columns
+            network = Network(F.linear(state.user, of_user, self.mlp.bias), of_item, self.mlp.later)
+        sides = [
+            cast(TargetAttention, self.target[side]).states(
+                state.encoded[side], state.reach[side].visible, state.steps[side], of_side[side]
+            )
+            for side in SIDES
+        ]
+        return score_candidates(items_BTCD, sides, network, dot=self.config.scorer != "mlp")
 
     def _aggregate(self, state: LCRState, side: str, items_BTCD: Tensor) -> Mixture | Vectors:
         """The vector w of eq. 8 over H(K) of eq. 7, by trajectory and candidate, or one of table 3's means."""

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seerec.kernels import attend
+from seerec.kernels import States, attend
 from seerec.models.layers import MASKED
 
 Form = Literal["bilinear", "dot", "multihead", "mlp"]
@@ -136,6 +136,14 @@ class TargetAttention(nn.Module):
             sees = visible_BTL.any(-1) if own_visible is None else visible_BTL.any(-1) | own_visible.any(-1)
             all_weights = all_weights * sees.view(b, t, 1, 1, 1, 1)
         return Mixture(all_weights, self._values(history_BLD), self._values(own_BTNKD))
+
+    def states(self, history_BLD: Tensor, visible_BTL: Tensor, own_BTNKD: Tensor, matrix_HD: Tensor) -> States:
+        """What ``score_candidates`` reads, of one trajectory; for one head, and not for ``mlp``."""
+        d, own = history_BLD.shape[2], own_BTNKD.flatten(1, 3)
+        keys_of = torch.eye(d, device=own.device) / math.sqrt(d) if self.form == "dot" else self.query.weight
+        both = torch.cat([keys_of, matrix_HD.T], 1)
+        (key, v), (own_key, own_v) = ((x @ both).split([d, len(matrix_HD)], 2) for x in (history_BLD, own))
+        return States(key, history_BLD, v, visible_BTL, own_key, own, own_v)
 
     def _attended(self, items_BTCD: Tensor, history_BLD: Tensor, visible_BTL: Tensor, own_BTNKD: Tensor) -> Tensor:
         """w, B T N C D, every candidate of every trajectory a query of its row."""

@@ -1,0 +1,137 @@
+// Scores of many candidates of a target that attends to two histories (LCR-SER eq. 8 and 10), where no gradient follows.
+//
+// For a candidate e, over the states of both sides: p = softmax of e with the states' keys, side by side;
+// <sum p x, e> + MLP(sum p v + W e + known). One target at a time, TILE candidates of it at a time. Axes: B rows, T targets,
+// C candidates, L slots, K own states of a target, D columns of x, H of the MLP's first layer; D and H are multiples of WIDE.
+
+#include <algorithm>
+
+#include "products.h"
+
+namespace seerec {
+
+constexpr long TILE = 30;
+constexpr int SIDES = 2;
+
+struct Rows {
+  const float* data;
+  long stride;
+  const float* at(long row) const { return data + row * stride; }
+};
+
+// Keys, x and v of the history (B L rows) and of own states (B T K rows).
+struct Side {
+  Rows key, x, v, own_key, own_x, own_v;
+  const uint8_t* visible;  // B T L
+  long l;
+};
+
+struct Sizes {
+  long b, t, c, d, h, k;
+};
+
+// Layers after the first: ``widths`` [H, ..., 1]; matrices of inputs x outputs.
+struct Rest {
+  long count;
+  const long* widths;
+  const float* const* weights;  // matrix and bias by turns
+};
+
+void copy(const float* from, long count, float* to) { std::memcpy(to, from, count * sizeof(float)); }
+
+void relu(float* p, long count) {
+  for (long j = 0; j < count; j += WIDE) put(p + j, at(p + j) > 0 ? at(p + j) : Floats{});
+}
+
+void score(const Sizes& n, const Side side[SIDES], const float* items, bool dot, const float* of_item, const float* known, const Rest& rest,
+           float* out, int threads) {
+  const long longest = padded(side[0].l + n.k) + padded(side[1].l + n.k), row_width = n.d + longest;
+  const long widest = n.h ? *std::max_element(rest.widths, rest.widths + rest.count) : 0;
+#pragma omp parallel num_threads(threads)
+  {
+    Room room((longest + n.d) * (2 * n.d + n.h) + n.d * longest + TILE * (row_width + n.d + 2 * widest));
+    float* keys = room.take(longest * n.d);
+    float* transposed = room.take(n.d * longest);
+    float* x = room.take(longest * n.d);
+    float* v = room.take((n.d + longest) * n.h);  // W', then what the states became
+    float* given = room.take(TILE * row_width);  // e, then the weights
+    float* mixed = room.take(TILE * n.d);
+    float* hidden = room.take(TILE * widest);
+    float* next = room.take(TILE * widest);
+    if (n.h) copy(of_item, n.d * n.h, v);
+#pragma omp for schedule(static)
+    for (long target = 0; target < n.b * n.t; target++) {
+      const long row = target / n.t;
+      long count[SIDES], begin[SIDES + 1] = {0};
+      for (int a = 0; a < SIDES; a++) {
+        const Side& s = side[a];
+        long at_row = begin[a];
+        const auto take = [&](const Rows& key, const Rows& from, const Rows& mapped, long index) {
+          copy(key.at(index), n.d, keys + (at_row - begin[a]) * n.d);
+          if (dot) copy(from.at(index), n.d, x + at_row * n.d);
+          if (n.h) copy(mapped.at(index), n.h, v + (n.d + at_row) * n.h);
+          at_row++;
+        };
+        for (long j = 0; j < s.l; j++)
+          if (s.visible[target * s.l + j]) take(s.key, s.x, s.v, row * s.l + j);
+        for (long j = 0; j < n.k; j++) take(s.own_key, s.own_x, s.own_v, target * n.k + j);
+        count[a] = at_row - begin[a];
+        begin[a + 1] = begin[a] + padded(count[a]);
+        for (; at_row < begin[a + 1]; at_row++) {
+          std::fill(x + at_row * n.d, x + (at_row + 1) * n.d, 0.0f);
+          std::fill(v + (n.d + at_row) * n.h, v + (n.d + at_row + 1) * n.h, 0.0f);
+        }
+        load_transposed(keys, n.d, count[a], n.d, transposed + begin[a] * n.d, padded(count[a]));
+      }
+      const long states = begin[SIDES], width = n.d + states;
+      for (long first = 0; first < n.c; first += TILE) {
+        const long many = std::min(TILE, n.c - first);
+        for (long i = 0; i < many; i++) copy(items + (target * n.c + first + i) * n.d, n.d, given + i * width);
+        for (int a = 0; a < SIDES; a++) {
+          const long columns = begin[a + 1] - begin[a];
+          if (!columns) continue;
+          float* weights = given + n.d + begin[a];
+          affine(given, width, transposed + begin[a] * n.d, columns, nullptr, weights, width, many, columns, n.d);
+          for (long i = 0; i < many; i++) softmax(weights + i * width, count[a], 1);
+        }
+        float* scores = out + target * n.c + first;
+        std::fill(scores, scores + many, 0.0f);
+        if (dot) {
+          affine(given + n.d, width, x, n.d, nullptr, mixed, n.d, many, n.d, states);
+          for (long i = 0; i < many; i++) scores[i] = inner(given + i * width, mixed + i * n.d, n.d);
+        }
+        if (!n.h) continue;
+        affine(given, width, v, n.h, known + row * n.h, hidden, n.h, many, n.h, width);
+        float *from = hidden, *to = next;
+        for (long layer = 0; layer + 1 < rest.count; layer++) {
+          const long in = rest.widths[layer], outs = rest.widths[layer + 1];
+          const float *matrix = rest.weights[2 * layer], *bias = rest.weights[2 * layer + 1];
+          relu(from, many * in);
+          if (outs == 1) {
+            for (long i = 0; i < many; i++) scores[i] += inner(from + i * in, matrix, in) + *bias;
+          } else {
+            affine(from, in, matrix, outs, bias, to, outs, many, outs, in);
+            std::swap(from, to);
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace seerec
+
+// ``sizes``: B T C D H K, L of each side, the widths from H to 1. ``given``: of each side key, x, v, own key, own x, own v, with
+// the strides of their rows. H is 0 for no MLP, and ``dot`` 0 for no inner product.
+extern "C" __attribute__((visibility("default"))) void seerec_score(
+    const long* sizes, long widths, const void* const* given, const long* strides, const uint8_t* const* visible, const float* items, int dot,
+    const float* of_item, const float* known, const float* const* weights, float* out, int threads) {
+  using namespace seerec;
+  const auto rows = [&](int i) { return Rows{static_cast<const float*>(given[i]), strides[i]}; };
+  const auto side = [&](int i) {
+    return Side{rows(i), rows(i + 1), rows(i + 2), rows(i + 3), rows(i + 4), rows(i + 5), visible[i / 6], sizes[6 + i / 6]};
+  };
+  const Side sides[SIDES] = {side(0), side(6)};
+  score({sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]}, sides, items, dot != 0, of_item, known, {widths, sizes + 8, weights}, out,
+        threads);
+}

@@ -1,0 +1,63 @@
+"""Scores of many candidates of each target, in one pass where no gradient follows: LCR-SER's eq. 8 and 10."""
+
+import ctypes
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from seerec.kernels.library import address, functions, longs, pointers, rows_of, serves, threads
+
+_WIDE = 16
+"""Every width must be a multiple of the kernel's vectors."""
+
+
+class States(NamedTuple):
+    """What the candidates of a target attend to on one side: a history that its row shares, and K states of its own."""
+
+    key: Tensor  # B L D
+    x: Tensor  # B L D
+    v: Tensor  # B L H    x through its columns of the MLP's first layer
+    visible: Tensor  # B T L  bool
+    own_key: Tensor  # B TK D
+    own_x: Tensor  # B TK D
+    own_v: Tensor  # B TK H
+
+
+class Network(NamedTuple):
+    """The MLP without what the states have already been through."""
+
+    known: Tensor  # B H    the first layer's bias and what the user gives
+    of_item: Tensor  # H D
+    weights: tuple[Tensor, ...]  # matrices of later layers (outputs x inputs) and their biases, by turns
+
+
+def scores(items_BTCD: Tensor, widths: Sequence[int]) -> bool:
+    """Whether ``score_candidates`` can take such candidates; ``widths`` are the MLP's hidden ones."""
+    whole = all(width % _WIDE == 0 for width in (items_BTCD.shape[3], *widths)) and items_BTCD.numel() > 0
+    return whole and not torch.is_grad_enabled() and items_BTCD.dtype == torch.float32 and serves(items_BTCD)
+
+
+def score_candidates(items_BTCD: Tensor, sides: Sequence[States], network: Network | None, *, dot: bool) -> Tensor:
+    """Logits B T C of both sides: with ``dot`` the inner product of w_s + w_r with e, with a network what it makes of them."""
+    b, t, c, d = items_BTCD.shape
+    items = items_BTCD.contiguous()
+    given = [x for s in sides for x in (s.key, s.x, s.v, s.own_key, s.own_x, s.own_v)]
+    rows, strides = zip(*(rows_of(x) if x.numel() else (x, 0) for x in given), strict=True)
+    visible = [s.visible.contiguous() for s in sides]
+    k = sides[0].own_key.shape[1] // t
+    kept: list[Tensor] = []
+    widths: list[int] = []
+    of_item = known = None
+    if network is not None:
+        of_item, known = network.of_item.t().contiguous(), network.known.contiguous()
+        kept = [w.t().contiguous() for w in network.weights]
+        widths = [len(network.of_item), *(bias.numel() for bias in kept[1::2])]
+    out = items.new_empty(b, t, c)
+    sizes = (b, t, c, d, widths[0] if widths else 0, k, *(s.key.shape[1] for s in sides), *widths)
+    functions().seerec_score(
+        longs(sizes), ctypes.c_long(len(widths)), pointers(rows), longs(strides), pointers(visible), address(items),
+        int(dot), address(of_item), address(known), pointers(kept), address(out), threads(items.numel()),
+    )  # fmt: skip
+    return out
