@@ -24,6 +24,8 @@ def linears(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
 
 def looked_up(table_VD: Tensor, index: Tensor) -> Tensor:
     """Rows of a table that is much smaller than the index, by a product: so is its gradient, which else adds up row by row."""
+    if not torch.is_grad_enabled():
+        return F.embedding(index, table_VD)
     return F.one_hot(index, len(table_VD)).to(table_VD.dtype) @ table_VD
 
 

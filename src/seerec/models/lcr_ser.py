@@ -269,6 +269,8 @@ class LCRSER(ReasoningRecommender[LCRState]):
         Rows do not know of each other, so that what all candidates of all rows need at once is never held: some rows at a time,
         and where a gradient follows, once more then.
         """
+        if self._at_once(state, items_BTCD):
+            return self._score_at_once(state, items_BTCD)
         assert state.run_start is not None
         b, size = len(state.user), state.run_start["r"].shape[1:3].numel() * items_BTCD.shape[2] * self._widest
         learning = torch.is_grad_enabled()
@@ -287,8 +289,6 @@ class LCRSER(ReasoningRecommender[LCRState]):
         return max((self.config.width, *(self.config.hidden if self.config.scorer != "dot" else ())))
 
     def _score(self, state: LCRState, items_BTCD: Tensor) -> Tensor:
-        if self._at_once(state, items_BTCD):
-            return self._score_at_once(state, items_BTCD)
         e_v = items_BTCD.unsqueeze(2)
         w = {side: self._aggregate(state, side, items_BTCD) for side in SIDES}  # eq. 8
         logits = torch.zeros((), device=e_v.device)
