@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from seerec.allocator import keep_freed_memory
 from seerec.atomic import write_json
 from seerec.batch import Batch
 from seerec.config import ReinforceSettings, TrainSettings
@@ -217,6 +218,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/bench/bench.json"))
     given = parser.parse_args()
+    keep_freed_memory()  # as the seerec command does
     repeats = given.repeats or (2 if given.quick else 9)
     # The catalogue and vocabulary sizes that KuaiSAR's authors publish.
     sizes = vocabulary(2_000, 2_000, 500) if given.quick else vocabulary(673_415, 394_912, 100_000)

@@ -306,6 +306,8 @@ def test_means_of_rows(shape, width):
         {"model.attention": "dot"},
         {"model.steps": 0},
         {"model.hidden": [32, 48]},
+        {"model.hidden": [20, 7]},
+        {"model.hidden": [9]},
     ],
 )
 def test_scores_at_once_are_the_scores(monkeypatch, overrides, targets, candidates):

@@ -7,7 +7,7 @@ gradients, and they are what the kernels are tested against. Dropout draws the s
 """
 
 from seerec.kernels.attention import attend
-from seerec.kernels.candidates import Network, States, score_candidates, scores
+from seerec.kernels.candidates import Network, States, score_candidates, scores, whole
 from seerec.kernels.draws import dropout, relu_dropout
 from seerec.kernels.encode import averages, encode, encodes, mean_of_rows
 from seerec.kernels.norm import join_norm
@@ -25,4 +25,5 @@ __all__ = [
     "relu_dropout",
     "score_candidates",
     "scores",
+    "whole",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 from seerec.kernels.library import address, functions, longs, pointers, rows_of, serves, threads
 
 _WIDE = 16
-"""Every width must be a multiple of the kernel's vectors."""
+"""Floats of the kernel's vectors, of which every width must be a multiple."""
 
 
 class States(NamedTuple):
@@ -26,17 +26,29 @@ class States(NamedTuple):
 
 
 class Network(NamedTuple):
-    """The MLP without what the states have already been through."""
+    """The MLP without what the states have already been through; widths but the last in whole vectors."""
 
     known: Tensor  # B H    the first layer's bias and what the user gives
     of_item: Tensor  # H D
-    weights: tuple[Tensor, ...]  # matrices of later layers (outputs x inputs) and their biases, by turns
+    later: tuple[Tensor, ...]  # matrices of later layers (outputs x inputs) and their biases, by turns
+
+    @classmethod
+    def of(cls, known_BH: Tensor, of_item_HD: Tensor, later: Sequence[Tensor]) -> "Network":
+        """Pad hidden widths with zeros, which stay zeros."""
+        columns = [whole(x.T).T if x.ndim == 2 else x for x in later]
+        return cls(whole(known_BH.T).T, whole(of_item_HD), (*map(whole, columns[:-2]), *columns[-2:]))
 
 
-def scores(items_BTCD: Tensor, widths: Sequence[int]) -> bool:
-    """Whether ``score_candidates`` can take such candidates; ``widths`` are the MLP's hidden ones."""
-    whole = all(width % _WIDE == 0 for width in (items_BTCD.shape[3], *widths)) and items_BTCD.numel() > 0
-    return whole and not torch.is_grad_enabled() and items_BTCD.dtype == torch.float32 and serves(items_BTCD)
+def whole(x: Tensor) -> Tensor:
+    """With rows of zeros up to whole vectors."""
+    missing = -len(x) % _WIDE
+    return torch.cat([x, x.new_zeros(missing, *x.shape[1:])]) if missing else x
+
+
+def scores(items_BTCD: Tensor) -> bool:
+    """Whether ``score_candidates`` can take such candidates."""
+    fits = items_BTCD.shape[3] % _WIDE == 0 and items_BTCD.numel() > 0 and items_BTCD.dtype == torch.float32
+    return fits and not torch.is_grad_enabled() and serves(items_BTCD)
 
 
 def score_candidates(items_BTCD: Tensor, sides: Sequence[States], network: Network | None, *, dot: bool) -> Tensor:
@@ -52,7 +64,7 @@ def score_candidates(items_BTCD: Tensor, sides: Sequence[States], network: Netwo
     of_item = known = None
     if network is not None:
         of_item, known = network.of_item.t().contiguous(), network.known.contiguous()
-        kept = [w.t().contiguous() for w in network.weights]
+        kept = [w.t().contiguous() for w in network.later]
         widths = [len(network.of_item), *(bias.numel() for bias in kept[1::2])]
     out = items.new_empty(b, t, c)
     sizes = (b, t, c, d, widths[0] if widths else 0, k, *(s.key.shape[1] for s in sides), *widths)

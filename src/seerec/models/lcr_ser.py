@@ -44,7 +44,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from seerec.batch import Batch
-from seerec.kernels import Network, score_candidates, scores
+from seerec.kernels import Network, score_candidates, scores, whole
 from seerec.models.attention import history_mask
 from seerec.models.base import Kind, ReasoningRecommender, Vocabulary
 from seerec.models.contexts import OTHER, SIDES, Contexts, LatentSide, Projected, project
@@ -305,17 +305,17 @@ class LCRSER(ReasoningRecommender[LCRState]):
         config = self.config
         plain = config.aggregation == "target" and config.attention in ("bilinear", "dot") and not config.perturb_history
         own = not state.rollouts and items_BTCD.shape[:2] == state.start["r"].shape[:2] and not self.training
-        return plain and own and scores(items_BTCD, config.hidden if config.scorer != "dot" else ())
+        return plain and own and scores(items_BTCD)
 
     def _score_at_once(self, state: LCRState, items_BTCD: Tensor) -> Tensor:
         assert state.steps is not None
         network, of_side = None, dict.fromkeys(SIDES, items_BTCD.new_empty(0, items_BTCD.shape[3]))
         if self.config.scorer != "dot":
             of_user, of_side["s"], of_side["r"], of_item = self.mlp.columns
-            network = Network(F.linear(state.user, of_user, self.mlp.bias), of_item, self.mlp.later)
+            network = Network.of(F.linear(state.user, of_user, self.mlp.bias), of_item, self.mlp.later)
         sides = [
             cast(TargetAttention, self.target[side]).states(
-                state.encoded[side], state.reach[side].visible, state.steps[side], of_side[side]
+                state.encoded[side], state.reach[side].visible, state.steps[side], whole(of_side[side])
             )
             for side in SIDES
         ]
