@@ -73,7 +73,7 @@ class BatchSettings(Settings):
     """Negatives of a training target, not of the user's own training events unless the pool has hardly others."""
     fresh_negatives: bool = True
     """A28: drawn anew each epoch; False keeps a target's negatives, as the group's pre-drawn files do."""
-    evaluation_rows: int = Field(512, ge=1)
+    evaluation_rows: int = Field(1024, ge=1)
     """B at evaluation."""
 
 

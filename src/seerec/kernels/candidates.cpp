@@ -19,9 +19,10 @@ struct Rows {
   const float* at(long row) const { return data + row * stride; }
 };
 
-// Keys, x and v of the history (B L rows) and of own states (B T K rows).
+// x of the history (B L rows) and of own states (B T K rows), and what makes keys (D x D) and v (D x H) of them.
 struct Side {
-  Rows key, x, v, own_key, own_x, own_v;
+  Rows x, own_x;
+  const float *of_key, *of_v;
   const uint8_t* visible;  // B T L
   long l;
 };
@@ -66,21 +67,18 @@ void score(const Sizes& n, const Side side[SIDES], const float* items, bool dot,
       for (int a = 0; a < SIDES; a++) {
         const Side& s = side[a];
         long at_row = begin[a];
-        const auto take = [&](const Rows& key, const Rows& from, const Rows& mapped, long index) {
-          copy(key.at(index), n.d, keys + (at_row - begin[a]) * n.d);
-          if (dot) copy(from.at(index), n.d, x + at_row * n.d);
-          if (n.h) copy(mapped.at(index), n.h, v + (n.d + at_row) * n.h);
-          at_row++;
-        };
         for (long j = 0; j < s.l; j++)
-          if (s.visible[target * s.l + j]) take(s.key, s.x, s.v, row * s.l + j);
-        for (long j = 0; j < n.k; j++) take(s.own_key, s.own_x, s.own_v, target * n.k + j);
+          if (s.visible[target * s.l + j]) copy(s.x.at(row * s.l + j), n.d, x + at_row++ * n.d);
+        for (long j = 0; j < n.k; j++) copy(s.own_x.at(target * n.k + j), n.d, x + at_row++ * n.d);
         count[a] = at_row - begin[a];
         begin[a + 1] = begin[a] + padded(count[a]);
         for (; at_row < begin[a + 1]; at_row++) {
           std::fill(x + at_row * n.d, x + (at_row + 1) * n.d, 0.0f);
           std::fill(v + (n.d + at_row) * n.h, v + (n.d + at_row + 1) * n.h, 0.0f);
         }
+        const float* states_of = x + begin[a] * n.d;
+        affine(states_of, n.d, s.of_key, n.d, nullptr, keys, n.d, count[a], n.d, n.d);
+        if (n.h) affine(states_of, n.d, s.of_v, n.h, nullptr, v + (n.d + begin[a]) * n.h, n.h, count[a], n.h, n.d);
         load_transposed(keys, n.d, count[a], n.d, transposed + begin[a] * n.d, padded(count[a]));
       }
       const long states = begin[SIDES], width = n.d + states;
@@ -121,17 +119,17 @@ void score(const Sizes& n, const Side side[SIDES], const float* items, bool dot,
 
 }  // namespace seerec
 
-// ``sizes``: B T C D H K, L of each side, the widths from H to 1. ``given``: of each side key, x, v, own key, own x, own v, with
-// the strides of their rows. H is 0 for no MLP, and ``dot`` 0 for no inner product.
+// ``sizes``: B T C D H K, L of each side, the widths from H to 1. ``given``: of each side x and own x, with
+// the strides of their rows; ``matrices``: of each side what makes keys and v. H is 0 for no MLP, and ``dot`` 0 for no inner product.
 extern "C" __attribute__((visibility("default"))) void seerec_score(
-    const long* sizes, long widths, const void* const* given, const long* strides, const uint8_t* const* visible, const float* items, int dot,
+    const long* sizes, long widths, const void* const* given, const long* strides, const float* const* matrices, const uint8_t* const* visible, const float* items, int dot,
     const float* of_item, const float* known, const float* const* weights, float* out, int threads) {
   using namespace seerec;
   const auto rows = [&](int i) { return Rows{static_cast<const float*>(given[i]), strides[i]}; };
   const auto side = [&](int i) {
-    return Side{rows(i), rows(i + 1), rows(i + 2), rows(i + 3), rows(i + 4), rows(i + 5), visible[i / 6], sizes[6 + i / 6]};
+    return Side{rows(2 * i), rows(2 * i + 1), matrices[2 * i], matrices[2 * i + 1], visible[i], sizes[6 + i]};
   };
-  const Side sides[SIDES] = {side(0), side(6)};
+  const Side sides[SIDES] = {side(0), side(1)};
   score({sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]}, sides, items, dot != 0, of_item, known, {widths, sizes + 8, weights}, out,
         threads);
 }

@@ -16,13 +16,11 @@ _WIDE = 16
 class States(NamedTuple):
     """What the candidates of a target attend to on one side: a history that its row shares, and K states of its own."""
 
-    key: Tensor  # B L D
     x: Tensor  # B L D
-    v: Tensor  # B L H    x through its columns of the MLP's first layer
     visible: Tensor  # B T L  bool
-    own_key: Tensor  # B TK D
     own_x: Tensor  # B TK D
-    own_v: Tensor  # B TK H
+    of_key: Tensor  # D D    what makes keys of states
+    of_v: Tensor  # D H    their columns of the MLP's first layer
 
 
 class Network(NamedTuple):
@@ -55,10 +53,11 @@ def score_candidates(items_BTCD: Tensor, sides: Sequence[States], network: Netwo
     """Logits B T C of both sides: with ``dot`` the inner product of w_s + w_r with e, with a network what it makes of them."""
     b, t, c, d = items_BTCD.shape
     items = items_BTCD.contiguous()
-    given = [x for s in sides for x in (s.key, s.x, s.v, s.own_key, s.own_x, s.own_v)]
+    given = [x for s in sides for x in (s.x, s.own_x)]
+    matrices = [x.contiguous() for s in sides for x in (s.of_key, s.of_v)]
     rows, strides = zip(*(rows_of(x) if x.numel() else (x, 0) for x in given), strict=True)
     visible = [s.visible.contiguous() for s in sides]
-    k = sides[0].own_key.shape[1] // t
+    k = sides[0].own_x.shape[1] // t
     kept: list[Tensor] = []
     widths: list[int] = []
     of_item = known = None
@@ -67,9 +66,9 @@ def score_candidates(items_BTCD: Tensor, sides: Sequence[States], network: Netwo
         kept = [w.t().contiguous() for w in network.later]
         widths = [len(network.of_item), *(bias.numel() for bias in kept[1::2])]
     out = items.new_empty(b, t, c)
-    sizes = (b, t, c, d, widths[0] if widths else 0, k, *(s.key.shape[1] for s in sides), *widths)
+    sizes = (b, t, c, d, widths[0] if widths else 0, k, *(s.x.shape[1] for s in sides), *widths)
     functions().seerec_score(
-        longs(sizes), ctypes.c_long(len(widths)), pointers(rows), longs(strides), pointers(visible), address(items),
-        int(dot), address(of_item), address(known), pointers(kept), address(out), threads(items.numel()),
+        longs(sizes), ctypes.c_long(len(widths)), pointers(rows), longs(strides), pointers(matrices), pointers(visible),
+        address(items), int(dot), address(of_item), address(known), pointers(kept), address(out), threads(items.numel()),
     )  # fmt: skip
     return out

@@ -139,11 +139,9 @@ class TargetAttention(nn.Module):
 
     def states(self, history_BLD: Tensor, visible_BTL: Tensor, own_BTNKD: Tensor, matrix_HD: Tensor) -> States:
         """What ``score_candidates`` reads, of one trajectory; for one head, and not for ``mlp``."""
-        d, own = history_BLD.shape[2], own_BTNKD.flatten(1, 3)
-        keys_of = torch.eye(d, device=own.device) / math.sqrt(d) if self.form == "dot" else self.query.weight
-        both = torch.cat([keys_of, matrix_HD.T], 1)
-        (key, v), (own_key, own_v) = ((x @ both).split([d, len(matrix_HD)], 2) for x in (history_BLD, own))
-        return States(key, history_BLD, v, visible_BTL, own_key, own, own_v)
+        d = history_BLD.shape[2]
+        of_key = torch.eye(d, device=history_BLD.device) / math.sqrt(d) if self.form == "dot" else self.query.weight
+        return States(history_BLD, visible_BTL, own_BTNKD.flatten(1, 3), of_key, matrix_HD.T)
 
     def _attended(self, items_BTCD: Tensor, history_BLD: Tensor, visible_BTL: Tensor, own_BTNKD: Tensor) -> Tensor:
         """w, B T N C D, every candidate of every trajectory a query of its row."""
