@@ -92,13 +92,19 @@ class Trainer:
     """Steps as the training loop takes them: gather rows, loss, gradient, clip, move."""
 
     def __init__(
-        self, key: str, sizes: Vocabulary, seed: int, overrides: Mapping[str, Any] = MappingProxyType({}), length: int = R
+        self,
+        key: str,
+        sizes: Vocabulary,
+        seed: int,
+        overrides: Mapping[str, Any] = MappingProxyType({}),
+        length: int = R,
+        device: torch.device | str = "cpu",
     ) -> None:
         config, self.settings = resolve(key, "best", dict(overrides))
         torch.manual_seed(seed)
         model = build(key, config, sizes, length, length)
         assert isinstance(model, NeuralRecommender)
-        self.model = model
+        self.model = model.to(device)
         self.optimizer = LazyAdam(model, self.settings.weight_decay)
         for kind in (self.optimizer.mean, self.optimizer.square, self.optimizer.count):
             for state in kind.values():
