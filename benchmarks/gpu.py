@@ -4,8 +4,8 @@
 
 The load is that of `steps.py`, tables and batches on the device. Each kind of run (fp32; bf16 by autocast; bf16 compiled by
 torch.compile, whose mode ``reduce-overhead`` records CUDA graphs) takes its steps in turns with the others, and the clock
-waits for the device. A kind that fails is reported with its reason. Figures go to ``runs/bench/gpu.json``. ``--device cpu --quick``
-shows that it runs.
+waits for the device. A kind that fails is reported with its reason. Figures go to ``runs/bench/gpu.json``.
+``--device cpu --quick`` shows that it runs.
 """
 
 import argparse
@@ -160,7 +160,7 @@ def measured(key: str, sizes: Vocabulary, rows: int, repeats: int, seed: int, de
                 batch = batches[turn % len(batches)]
                 try:
                     spent[kind].append(seconds(lambda step=step, batch=batch: step(batch), device))  # type: ignore[misc]
-                except Exception as error:  # noqa: BLE001 - a kind that fails must not end the others
+                except Exception as error:  # a kind that fails must not end the others
                     failed[kind] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         needs = needed(key, what, b, t, touched, dense) if what != "reinforce" else {}
         results += [

@@ -8,20 +8,29 @@ gradients, and they are what the kernels are tested against. Dropout draws the s
 
 from seerec.kernels.attention import attend
 from seerec.kernels.candidates import Network, States, score_candidates, scores, whole
-from seerec.kernels.draws import dropout, relu_dropout
+from seerec.kernels.draws import Draws, draw, dropout, relu_dropout
 from seerec.kernels.encode import averages, encode, encodes, mean_of_rows
+from seerec.kernels.latent import SITES, Matrix, Norm, Recursion, recur, recurs
 from seerec.kernels.norm import join_norm
 
 __all__ = [
+    "SITES",
+    "Draws",
+    "Matrix",
     "Network",
+    "Norm",
+    "Recursion",
     "States",
     "attend",
     "averages",
+    "draw",
     "dropout",
     "encode",
     "encodes",
     "join_norm",
     "mean_of_rows",
+    "recur",
+    "recurs",
     "relu_dropout",
     "score_candidates",
     "scores",

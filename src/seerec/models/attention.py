@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seerec.kernels import attend, dropout, encode, encodes, join_norm, relu_dropout
+from seerec.kernels import Matrix, attend, dropout, encode, encodes, join_norm, relu_dropout
 from seerec.models.layers import linears
 
 
@@ -77,16 +77,16 @@ class Absorbed:
         )  # h e D
         bias = attention.query.bias.view(self.heads, 1, -1)
         scale = math.sqrt(self.heads)  # ``attend`` divides by sqrt(D) where sqrt(D / h) is meant
-        self._query = (key.transpose(1, 2) @ query).flatten(0, 1) * scale  # hD D
-        self._query_bias = (bias @ key).flatten() * scale
+        self.query_map = Matrix((key.transpose(1, 2) @ query).flatten(0, 1) * scale, (bias @ key).flatten() * scale)  # D -> hD
         by_head = attention.out.weight.unflatten(1, (self.heads, -1)).transpose(0, 1)  # h D e
-        self._out = (by_head @ value).transpose(0, 1).flatten(1)  # D hD
-        self._out_bias = attention.out.bias
-        self._value_bias = attention.out.weight @ attention.value.bias
+        of_values = attention.out.weight @ attention.value.bias
+        mixed = (by_head @ value).transpose(0, 1).flatten(1)
+        self.out_map = Matrix(mixed, attention.out.bias + of_values)  # hD -> D, where a query sees anything
+        self._blind_bias = attention.out.bias
 
     def query(self, x_BMD: Tensor) -> Tensor:
         """Each head's query in terms of x, B M hD."""
-        return F.linear(x_BMD, self._query, self._query_bias)
+        return F.linear(x_BMD, *self.query_map)
 
     def keys_values(self, x: Tensor) -> KeysValues:
         """What is attended to as it is."""
@@ -98,10 +98,10 @@ class Absorbed:
         """As of ``Attention``."""
         flat = [tensor for pair in own for tensor in pair]
         mixed, weights = attend(query_BMD, history.key, history.value, visible_BML, flat, self.heads, weigh=weigh)
+        out = F.linear(mixed, *self.out_map)
         if own:
-            return F.linear(mixed, self._out, self._out_bias + self._value_bias), weights
-        seen = visible_BML.any(2, keepdim=True)
-        return F.linear(mixed, self._out, self._out_bias) + seen * self._value_bias, weights
+            return out, weights
+        return torch.where(visible_BML.any(2, keepdim=True), out, self._blind_bias), weights
 
 
 class EncoderLayer(nn.Module):

@@ -78,11 +78,9 @@ def project(
 ) -> Projected:
     """Keys and values of both histories for every attention; ``inputs`` is side -> per layer B L D, ``queries`` are a row's.
 
-    Where the queries of all heads are fewer than half the events, and nothing is learnt, there is nothing to project.
+    Where ``absorbs`` says so, there is nothing to project.
     """
-    longest = max((x.shape[1] for side in SIDES for x in inputs[side]), default=0)
-    learns = torch.is_grad_enabled() or any(sides[side].training for side in SIDES)
-    if not learns and any(2 * queries * sides[side].layer(0).attention.heads <= longest for side in SIDES):
+    if absorbs(sides, inputs, queries):
         return _absorb(sides, self_attends_to, inputs)
     projected: dict[Key, KeysValues] = {}
     for side in SIDES:
@@ -91,6 +89,13 @@ def project(
             if attentions:
                 projected |= keys_and_values(sides[side].layer(depth).context(x), attentions)[0]
     return Projected(projected, None)
+
+
+def absorbs(sides: dict[str, LatentSide], inputs: dict[str, list[Tensor]], queries: int) -> bool:
+    """Whether the queries of all heads are fewer than half the events, and nothing is learnt."""
+    longest = max((x.shape[1] for side in SIDES for x in inputs[side]), default=0)
+    learns = torch.is_grad_enabled() or any(sides[side].training for side in SIDES)
+    return not learns and any(2 * queries * sides[side].layer(0).attention.heads <= longest for side in SIDES)
 
 
 def _absorb(sides: dict[str, LatentSide], self_attends_to: dict[str, str], inputs: dict[str, list[Tensor]]) -> Projected:

@@ -47,11 +47,12 @@ from seerec.batch import Batch
 from seerec.kernels import Network, score_candidates, scores, whole
 from seerec.models.attention import history_mask
 from seerec.models.base import Kind, ReasoningRecommender, Vocabulary
-from seerec.models.contexts import OTHER, SIDES, Contexts, LatentSide, Projected, project
+from seerec.models.contexts import OTHER, SIDES, Contexts, LatentSide, Projected, absorbs, project
 from seerec.models.inputs import InputLayer
 from seerec.models.layers import Reach, ScoringMLP, initialise, looked_up, reach
 from seerec.models.lcr_ser_config import LCRSERConfig
 from seerec.models.losses import mean_over, ranking_loss
+from seerec.models.recursion import Histories, Runs, crossings, is_one_operation, steps_at_once
 from seerec.models.target_attention import Mixture, TargetAttention, Vectors
 
 _PART, _HELD = 1 << 22, 1 << 24
@@ -67,7 +68,7 @@ class LCRState:
     reach: dict[str, Reach]  # side -> which slots each target sees
     start: dict[str, Tensor]  # side -> B T D                      h(0)
     layer_inputs: dict[str, list[Tensor]]  # side -> per layer B L D       what contexts are made of
-    projected: Projected | None  # the same as every attention reads them, once for every run from here; None: no steps
+    projected: Projected | None  # the same as every attention reads them, once for every run from here; None: not needed
     steps: dict[str, Tensor] | None = None  # side -> B T N K D              h(1) .. h(K)
     run_start: dict[str, Tensor] | None = None  # side -> B T N D            h(0) of each run, with its noise if any
     cross: dict[str, Tensor] | None = (
@@ -159,8 +160,9 @@ class LCRSER(ReasoningRecommender[LCRState]):
             start[side] = reaches[side].gather(x)
             if self.config.empty == "learned":
                 start[side] = torch.where(reaches[side].any.unsqueeze(2), start[side], self.empty[side])
-        targets = batch.rec_seen.shape[1]
-        projected = project(self.sides(), self._self_attends_to, layer_inputs, targets) if self.config.steps else None
+        projected = None
+        if self.config.steps and not is_one_operation(self.config, start, layer_inputs):
+            projected = project(self.sides(), self._self_attends_to, layer_inputs, batch.rec_seen.shape[1])
         return LCRState(user, encoded, reaches, start, layer_inputs, projected)
 
     # -- latent cross reasoning, eq. 2 to 7 -------------------------------------------------------------------------
@@ -188,6 +190,12 @@ class LCRSER(ReasoningRecommender[LCRState]):
         b, t, n, d = start["r"].shape
         source = self._self_attends_to
         visible = {side: state.reach[side].visible.unsqueeze(2).expand(b, t, n, -1).flatten(1, 2) for side in SIDES}
+        if config.steps and is_one_operation(config, start, state.layer_inputs):
+            histories = {side: Histories(state.layer_inputs[side][0], visible[side]) for side in SIDES}
+            runs = {side: Runs(start[side].flatten(1, 2), self._step_positions(side)) for side in SIDES}
+            absorbed = absorbs(sides, state.layer_inputs, t * n)
+            states, seen = steps_at_once(sides, histories, runs, crossings(config, twin), absorbed=absorbed)
+            return _by_rollout(states, t, n), None if seen is None else _by_rollout(seen, t, n)
         separate = twin and config.twin == "separate"
         history = project(sides, source, state.layer_inputs, t * n) if separate else state.projected
         none = start["r"].new_zeros(b, t, n, 0, d)
@@ -198,7 +206,7 @@ class LCRSER(ReasoningRecommender[LCRState]):
         outputs: dict[str, list[Tensor]] = {side: [] for side in SIDES}
         weights: dict[str, list[Tensor]] = {side: [] for side in SIDES}
         for k in range(config.steps):
-            step_input = {side: h[side] + self._step_position(side, k) for side in SIDES}  # eq. 2
+            step_input = {side: h[side] + self._step_positions(side)[k] for side in SIDES}  # eq. 2
             crossing = not twin or (config.twin == "last_step" and k + 1 < config.steps)
             for depth in range(config.layers):  # the paper has one layer
                 queries = contexts.extend(depth, step_input)  # eq. 6
@@ -257,9 +265,10 @@ class LCRSER(ReasoningRecommender[LCRState]):
         update, weights = attention.attend(query, history, visible[OTHER[side]], step_inputs, weigh=not self.training)
         return layer.join(f, update, norm), weights
 
-    def _step_position(self, side: str, k: int) -> Tensor | float:
-        kind = self.config.step_position
-        return 0.0 if kind == "none" else self.step_position[side][k if kind == "table" else 0]
+    def _step_positions(self, side: str) -> Tensor:
+        """P~ of all steps, K D."""
+        table = self.step_position[side]
+        return table.expand(self.config.steps, -1) if len(table) else table.new_zeros(self.config.steps, self.config.width)
 
     # -- aggregation and scoring, eq. 8 and 10 ----------------------------------------------------------------------
 
@@ -384,3 +393,8 @@ class LCRSER(ReasoningRecommender[LCRState]):
         if self.config.scorer == "mlp" or state.steps is None:
             return None
         return torch.cat([torch.cat([state.start[s].unsqueeze(2), state.steps[s][:, :, 0]], 2) for s in SIDES], 2)
+
+
+def _by_rollout(x_by_side: dict[str, Tensor], targets: int, rollouts: int) -> dict[str, Tensor]:
+    """Queries of a row as its targets and their rollouts: B TN ... -> B T N ..."""
+    return {side: x.unflatten(1, (targets, rollouts)) for side, x in x_by_side.items()}

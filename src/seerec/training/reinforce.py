@@ -100,7 +100,7 @@ class PolicyObjective:
             rewards = reward(final, batch.positive, s.reward)
             gain = advantage(rewards, s).unsqueeze(3)
             noise = self._draw(batch, stream=1) if s.reference_noise == "fresh" else self._rollout.noise
-            other = _logits(self.reference, batch, noise)
+        other = _logits(self.reference, batch, noise)
         log_all, reference_all = log_policy(run.logits, s), log_policy(other, s)  # B T N K C
         chosen, reference = _chosen(log_all, batch.positive), _chosen(reference_all, batch.positive)  # B T N K
         if self._rollout.old is None:
@@ -138,11 +138,15 @@ class PolicyObjective:
 
 
 def _logits(model: ReasoningRecommender[Any], batch: Batch, noise: Any) -> Tensor:
-    """The reference's logits, through the same gathered tables as the policy's, so that equal weights agree bit for bit."""
+    """The reference's logits, without a gradient.
+
+    They come the policy's way, through gathered tables and with gradients enabled, so that equal weights agree bit for bit: where
+    none follows, other kernels serve, which round differently.
+    """
     model.inputs.open(batch)
     run = model.trajectory(model.reason(model.history(batch), noise), model.items(batch.candidates))
     model.inputs.close()
-    return run.logits
+    return run.logits.detach()
 
 
 def _chosen(log_BTNKC: Tensor, positive_BT: Tensor) -> Tensor:

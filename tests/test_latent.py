@@ -1,0 +1,113 @@
+"""The recursion as one operation against the same steps one by one: states, attention, gradients, draws, on any threads."""
+
+import pytest
+import torch
+from tests.models.synthetic import ROOM, R, S, batch, vocabulary
+
+from seerec.kernels import library as loading
+from seerec.models.recursion import is_one_operation
+from seerec.models.registry import build
+from seerec.training.presets import resolve
+
+pytestmark = pytest.mark.skipif(loading.library.functions is None, reason=loading.library.said)
+APART = loading.Library(None, "as if nothing had been compiled")
+
+
+def model_of(settings, std=0.05):
+    """With weights that no longer are what they were at the start; zeros would hide mistakes."""
+    torch.manual_seed(0)
+    config, _ = resolve("lcr-ser", "best", {f"model.{name}": value for name, value in settings.items()})
+    model = build("lcr-ser", config, vocabulary(), R + ROOM, S + ROOM)
+    for parameter in model.parameters():
+        parameter.data.add_(torch.randn(parameter.shape), alpha=std)
+    return model
+
+
+def noise_of(given, rollouts, model):
+    return torch.randn(*given.rec_seen.shape, rollouts, model.start_width, generator=torch.Generator().manual_seed(4)) * 0.3
+
+
+def with_gradients(model, given, rollouts):
+    """States, attention and every weight's gradient, of a loss that reads all steps of main run and twin."""
+    torch.manual_seed(5)
+    model.zero_grad()
+    state = model.history(given)
+    state = model.reason(state, noise_of(given, rollouts, model) if rollouts else None)
+    twin, _ = model._steps(state, state.run_start, twin=True)
+    states = [*state.steps.values(), *twin.values()]
+    g = torch.Generator().manual_seed(6)
+    sum((x * torch.randn(x.shape, generator=g)).sum() for x in states).backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    return [x.detach() for x in states] + ([] if state.cross is None else list(state.cross.values())), gradients
+
+
+def assert_alike(found, expected, tolerance=1e-5):
+    states, gradients = found
+    for ours, theirs in zip(states, expected[0], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+    # A key's bias adds the same to all logits: its gradient is rounding alone.
+    learnt = {name for name in expected[1] if not name.endswith("key.bias")}
+    assert learnt == {name for name in gradients if not name.endswith("key.bias")}
+    size = max(float(x.abs().max()) for x in expected[1].values())
+    for name in learnt:
+        torch.testing.assert_close(gradients[name], expected[1][name], rtol=10 * tolerance, atol=tolerance * size, msg=name)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("rollouts", [0, 13])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {}, {"dropout": 0.0}, {"heads": 4}, {"heads": 1, "feed_width": 96}, {"width": 32}, {"steps": 1}, {"steps": 5},
+        {"context": "raw"}, {"twin": "skip_norm"}, {"twin": "last_step"}, {"twin": "separate"}, {"shared_cross": True},
+        {"step_position": "shared"}, {"step_position": "none"}, {"empty": "learned"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_recursion_is_its_steps_one_by_one(settings, rollouts, training, monkeypatch):
+    model, given = model_of(settings).train(training), batch(rows=5)
+    at_once = with_gradients(model, given, rollouts)
+    monkeypatch.setattr(loading, "library", APART)
+    assert_alike(at_once, with_gradients(model, given, rollouts))
+
+
+@pytest.mark.parametrize("targets", [1, 3])
+def test_without_a_gradient_it_reads_histories_as_they_are(targets, monkeypatch):
+    model, given = model_of({"heads": 1}).eval(), batch(rows=37, targets=targets)
+    results = []
+    for library in (loading.library, APART):
+        monkeypatch.setattr(loading, "library", library)
+        with torch.no_grad():
+            state = model.encode(given)
+        results.append([*state.steps.values(), *state.cross.values()])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"layers": 2}, {"block": "pre"}, {"activation": "gelu"}, {"cross_norm": False}, {"includes_current": False},
+        {"cross_steps": False}, {"self_context": "search"}, {"update": "search_first"}, {"width": 24}, {"feed_width": 20},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_other_settings_take_their_steps_one_by_one(settings):
+    model, given = model_of(settings), batch()
+    state = model.history(given)
+    assert state.projected is not None
+    assert not is_one_operation(model.config, state.start, state.layer_inputs)
+    assert model.reason(state).steps["s"].isfinite().all()
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_the_same_on_any_number_of_threads(threads, monkeypatch):
+    model, given = model_of({}).train(), batch(rows=40, targets=7)
+    results = []
+    for count in (1, threads):
+        monkeypatch.setattr("seerec.kernels.latent.threads", lambda _, count=count: count)
+        results.append(with_gradients(model, given, 0))
+    assert all(torch.equal(a, b) for a, b in zip(results[0][0], results[1][0], strict=True))
+    assert_alike(*results, tolerance=1e-6)  # sums over rows are made by thread
+    again = with_gradients(model, given, 0)
+    assert all(torch.equal(again[1][name], results[1][1][name]) for name in again[1])
