@@ -4,6 +4,7 @@ import pytest
 import torch
 from tests.models.synthetic import ROOM, R, S, batch, vocabulary
 
+from seerec.kernels import has_halves, products_in
 from seerec.kernels import library as loading
 from seerec.models.recursion import is_one_operation
 from seerec.models.registry import build
@@ -111,3 +112,19 @@ def test_the_same_on_any_number_of_threads(threads, monkeypatch):
     assert_alike(*results, tolerance=1e-6)  # sums over rows are made by thread
     again = with_gradients(model, given, 0)
     assert all(torch.equal(again[1][name], results[1][1][name]) for name in again[1])
+
+
+@pytest.mark.skipif(not has_halves(), reason="no AMX here")
+@pytest.mark.parametrize("rollouts", [0, 13])
+@pytest.mark.parametrize("settings", [{}, {"heads": 4}, {"width": 32, "dropout": 0.0}, {"feed_width": 96}], ids=str)
+def test_products_in_halves_are_near(settings, rollouts):
+    model, given = model_of(settings).train(), batch(rows=9)
+    exact = with_gradients(model, given, rollouts)
+    with products_in("bf16"):
+        near = with_gradients(model, given, rollouts)
+    for ours, theirs in zip(near[0], exact[0], strict=True):
+        assert not torch.equal(ours, theirs)
+        torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.04)
+    for name, expected in exact[1].items():
+        if not name.endswith("key.bias"):
+            assert (near[1][name] - expected).norm() < 0.12 * expected.norm(), name

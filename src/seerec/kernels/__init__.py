@@ -12,6 +12,7 @@ from seerec.kernels.draws import Draws, draw, dropout, relu_dropout
 from seerec.kernels.encode import averages, encode, encodes, mean_of_rows
 from seerec.kernels.latent import SITES, Matrix, Norm, Recursion, recur, recurs
 from seerec.kernels.norm import join_norm
+from seerec.kernels.precision import Precision, has_halves, in_halves, products_in
 
 __all__ = [
     "SITES",
@@ -19,6 +20,7 @@ __all__ = [
     "Matrix",
     "Network",
     "Norm",
+    "Precision",
     "Recursion",
     "States",
     "attend",
@@ -27,8 +29,11 @@ __all__ = [
     "dropout",
     "encode",
     "encodes",
+    "has_halves",
+    "in_halves",
     "join_norm",
     "mean_of_rows",
+    "products_in",
     "recur",
     "recurs",
     "relu_dropout",

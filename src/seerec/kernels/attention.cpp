@@ -4,12 +4,11 @@
 // gradient computes them again. Axes: B rows, M queries, L slots, h heads of e columns; every
 // tensor is given as rows with a stride between them: of D = h e columns, or keys and values of the e that all heads share. See ``seerec/models/attention.py``.
 
-#include "vector.h"
+#include "products.h"
 
 namespace seerec {
 
 constexpr long TILE = 32;
-constexpr float HIDDEN = -1e30f;
 constexpr long FEW = 4;  // queries from which on keys and values are worth being laid out
 
 template <class T>
@@ -33,32 +32,14 @@ struct Attention {
   long ep() const { return padded(e); }
 };
 
-// Memory of one thread, every piece of it beginning a line of the cache.
-struct Scratch {
-  std::vector<float> memory;
-  float* next;
-
-  explicit Scratch(long floats) : memory(floats + PIECES * WIDE) {
-    const uintptr_t address = reinterpret_cast<uintptr_t>(memory.data());
-    next = memory.data() + (padded(address, 64) - address) / sizeof(float);
-  }
-  float* take(long floats) {
-    float* given = next;
-    next += padded(floats);
-    return given;
-  }
-
-  static constexpr long PIECES = 16;
-};
-
-// Logits of some queries of a (row, head), scaled, HIDDEN where nothing is to be seen; ``seen`` is room for lp bytes.
+// Logits of some queries of a (row, head), scaled, UNSEEN where nothing is to be seen; ``seen`` is room for lp bytes.
 template <class T>
 void logits_of(const Attention<T>& a, long row, long head, long first, long count, const float* query, const float* keys_transposed,
                float* logits, uint8_t* seen) {
   const long lp = a.lp(), ep = a.ep(), column = head * a.apart;
   const float scale = 1 / std::sqrt(static_cast<float>(a.e));
   if (keys_transposed) {
-    product(query, ep, 1, keys_transposed, lp, logits, lp, count, lp, a.e, false);
+    product(query, ep, 1, keys_transposed, lp, nullptr, logits, lp, count, lp, a.e, false);
   } else {
     for (long i = 0; i < count; i++)
       for (long j = 0; j < a.l; j++)
@@ -69,14 +50,14 @@ void logits_of(const Attention<T>& a, long row, long head, long first, long coun
     float* p = logits + i * lp;
     std::memcpy(seen, a.visible + query_row * a.l, a.l);
     std::memset(seen + a.l, 0, lp - a.l);
-    for (long j = 0; j < lp; j += WIDE) put(p + j, load_bytes(seen + j) != 0 ? at(p + j) * scale : all(HIDDEN));
+    for (long j = 0; j < lp; j += WIDE) put(p + j, load_bytes(seen + j) != 0 ? at(p + j) * scale : all(UNSEEN));
     for (long o = 0; o < a.owns; o++) p[a.l + o] = inner(query + i * ep, a.own_key[o].at(query_row, column), a.e) * scale;
   }
 }
 
 // exp(logit - top), zero where hidden.
 inline Floats weight(Floats logit, float top) {
-  return logit > HIDDEN / 2 ? exponential(logit - top) : Floats{};
+  return logit > UNSEEN / 2 ? exponential(logit - top) : Floats{};
 }
 
 // ``tops``: B h M 2, the largest logit of each query and one over the sum of its weights, zero where it sees nothing.
@@ -86,7 +67,7 @@ void forward(const Attention<T>& a, Rows<T> out, float* tops, float* weights, in
   const bool transposes = a.m >= FEW;
 #pragma omp parallel num_threads(threads)
   {
-    Scratch scratch(a.e * lp + a.l * ep + TILE * (2 * ep + lp) + padded(lp, CHUNK));
+    Room scratch(a.e * lp + a.l * ep + TILE * (2 * ep + lp) + padded(lp, CHUNK));
     std::vector<uint8_t> seen(lp);
     float* keys = scratch.take(a.e * lp);
     float* values = scratch.take(a.l * ep);
@@ -130,7 +111,7 @@ void forward(const Attention<T>& a, Rows<T> out, float* tops, float* weights, in
               add_scaled(p[a.l + o], a.own_value[o].at(query_row, shared), a.e, result + i * ep);
           }
           if (transposes) {
-            product(logits, lp, 1, values, ep, result, ep, count, ep, a.l, true);
+            product(logits, lp, 1, values, ep, nullptr, result, ep, count, ep, a.l, true);
           } else {
             for (long i = 0; i < count; i++)
               for (long j = 0; j < a.l; j++)
@@ -153,7 +134,7 @@ void backward(const Attention<T>& a, Rows<const T> gradient, const float* tops, 
   const long lp = a.lp(), ep = a.ep();
 #pragma omp parallel num_threads(threads)
   {
-    Scratch scratch(2 * a.e * lp + 3 * a.l * ep + TILE * (3 * ep + 3 * lp) + padded(lp, CHUNK));
+    Room scratch(2 * a.e * lp + 3 * a.l * ep + TILE * (3 * ep + 3 * lp) + padded(lp, CHUNK));
     std::vector<uint8_t> seen(lp);
     float* keys_transposed = scratch.take(a.e * lp);
     float* values_transposed = scratch.take(a.e * lp);
@@ -181,7 +162,7 @@ void backward(const Attention<T>& a, Rows<const T> gradient, const float* tops, 
           load_rows(a.query.at(row * a.m + first, column), a.query.stride, count, a.e, query, ep);
           load_rows(gradient.at(row * a.m + first, column), gradient.stride, count, a.e, of_out, ep);
           logits_of(a, row, head, first, count, query, keys_transposed, weights, seen.data());
-          product(of_out, ep, 1, values_transposed, lp, of_weights, lp, count, lp, a.e, false);
+          product(of_out, ep, 1, values_transposed, lp, nullptr, of_weights, lp, count, lp, a.e, false);
           for (long i = 0; i < count; i++) {
             const long query_row = row * a.m + first + i, place = (row * a.heads + head) * a.m + first + i;
             const float top = tops[2 * place], inverse = tops[2 * place + 1];
@@ -206,9 +187,9 @@ void backward(const Attention<T>& a, Rows<const T> gradient, const float* tops, 
               put_scaled(pd[a.l + o], of_out + i * ep, a.e, to.own_value[o].at(query_row, column));
             }
           }
-          product(of_weights, lp, 1, keys, ep, of_query, ep, count, ep, a.l, true);
-          product(of_weights, 1, lp, query, ep, of_keys, ep, a.l, ep, count, true);
-          product(dropped, 1, lp, of_out, ep, of_values, ep, a.l, ep, count, true);
+          product(of_weights, lp, 1, keys, ep, nullptr, of_query, ep, count, ep, a.l, true);
+          product(of_weights, 1, lp, query, ep, nullptr, of_keys, ep, a.l, ep, count, true);
+          product(dropped, 1, lp, of_out, ep, nullptr, of_values, ep, a.l, ep, count, true);
           store_rows(of_query, ep, count, a.e, to.query.at(row * a.m + first, column), to.query.stride);
         }
         store_rows(of_keys, ep, a.l, a.e, to.key.at(row * a.l, column), to.key.stride);

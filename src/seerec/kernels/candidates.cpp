@@ -38,8 +38,6 @@ struct Rest {
   const float* const* weights;  // matrix and bias by turns
 };
 
-void copy(const float* from, long count, float* to) { std::memcpy(to, from, count * sizeof(float)); }
-
 void relu(float* p, long count) {
   for (long j = 0; j < count; j += WIDE) put(p + j, at(p + j) > 0 ? at(p + j) : Floats{});
 }

@@ -32,9 +32,44 @@ enum Join { AFTER_SELF, AFTER_CROSS, AFTER_FEED, JOINS };
 enum Site { SELF, SELF_JOIN, CROSS, CROSS_JOIN, FEED, FEED_JOIN, SITES };
 enum Crossing { SKIPPED, NORM_ALONE, CROSSED };
 
+// A linear layer; ``matrix`` is outputs x inputs.
 struct Linear {
-  const float *matrix, *turned, *bias;  // inputs x outputs; outputs x inputs, for the gradient
+  const float *matrix, *bias;
   long in, out;
+};
+
+// The same made ready: for y = x W' + b, and for its gradient.
+template <class P>
+struct Ready {
+  typename P::Right forward, backward;
+  const float* bias;
+  long in, out;
+  static long room(const Linear& map, bool learns) {
+    return P::room(map.in, map.out) + (learns ? P::room(map.out, map.in) : 0) + 2 * WIDE;
+  }
+  Ready(const Linear& map, bool learns, Room& room) : bias(map.bias), in(map.in), out(map.out) {
+    forward = P::turned(map.matrix, in, in, out, room.take(P::room(in, out)));
+    if (learns) backward = P::right(map.matrix, in, out, in, room.take(P::room(out, in)));
+  }
+};
+
+template <class P>
+struct Maps {
+  Room room;
+  std::vector<Ready<P>> maps;  // SIDES MAPS
+  template <class Sides>
+  Maps(const Sides& sides, bool learns) : room(size(sides, learns)) {
+    for (const auto& side : sides)
+      for (const Linear& map : side.maps) maps.emplace_back(map, learns, room);
+  }
+  const Ready<P>& at(int side, Map map) const { return maps[side * MAPS + map]; }
+  template <class Sides>
+  static long size(const Sides& sides, bool learns) {
+    long floats = 0;
+    for (const auto& side : sides)
+      for (const Linear& map : side.maps) floats += Ready<P>::room(map, learns);
+    return floats;
+  }
 };
 
 struct Side {
@@ -58,6 +93,8 @@ struct Task {
   long query_columns() const { return heads * key_columns(); }
   long own_columns() const { return absorbed ? query_columns() : 5 * d; }
   long columns(int source, long k) const { return padded(sides[source].l + k + 1); }
+  // Inputs of the deepest product.
+  long deepest() const { return std::max({5 * d, f, query_columns(), sides[0].l, sides[1].l}); }
   long widest() const { return std::max(columns(0, steps - 1), columns(1, steps - 1)); }
   Dropout dropout(int side, long k, Site site) const {
     const uint32_t* draws = sides[side].draws + (k * SITES + site) * 3;
@@ -65,48 +102,51 @@ struct Task {
   }
 };
 
-// What an attention reads of one row's history.
-struct Reading {
-  const float *keys, *keys_transposed, *values, *values_transposed;
-  long row;  // columns between slots
-};
-
 enum Reader { BY_SELF, BY_CROSS, READERS };
 
-// One row's history of one side, as the two attentions that read it want it.
-struct History {
-  float *projected, *transposed, *values_transposed;
-  Reading readings[READERS];
+// One head's keys and values of one row's history, and what their gradients need.
+template <class Q>
+struct Reading {
+  typename Q::Right keys, values, keys_back, values_back;
+};
 
+// One row's history of one side, as the two attentions that read it want it.
+template <class P, class Q>
+struct History {
+  float* projected;
+  std::vector<float*> rooms;
+  std::vector<Reading<Q>> readings;  // READERS h, or one for all
+
+  static long count(const Task& t) { return t.absorbed ? 1 : READERS * t.heads; }
+  static long size(const Task& t, long l) { return std::max(Q::room(t.key_columns(), l), Q::room(l, t.key_columns())); }
   static long room(const Task& t, long l, bool learns) {
-    const long lp = padded(l);
-    return t.absorbed ? t.d * lp + WIDE : l * 4 * t.d + (learns ? 4 : 2) * t.d * lp + 3 * WIDE;
+    return l * 4 * t.d + WIDE + count(t) * (learns ? 4 : 2) * (size(t, l) + WIDE);
   }
-  History(const Task& t, long l, bool learns, Room& room) {
-    projected = t.absorbed ? nullptr : room.take(l * 4 * t.d);
-    transposed = room.take((t.absorbed ? 1 : 2) * t.d * padded(l));
-    values_transposed = learns ? room.take(2 * t.d * padded(l)) : nullptr;
+  History(const Task& t, long l, bool learns, Room& room) : projected(room.take(l * 4 * t.d)), readings(count(t)) {
+    for (long i = 0; i < count(t) * (learns ? 4 : 2); i++) rooms.push_back(room.take(size(t, l)));
   }
-  void read(const Task& t, int side, long row) {
+  const Reading<Q>& reading(const Task& t, int reader, long head) const { return readings[t.absorbed ? 0 : reader * t.heads + head]; }
+
+  void read(const Task& t, const Maps<P>& maps, P& products, int side, long row) {
     const Side& s = t.sides[side];
-    const long d = t.d, e = d / t.heads, lp = padded(s.l);
-    const float* x = s.context + row * s.l * d;
+    const long d = t.d, e = d / t.heads, l = s.l;
+    const float* x = s.context + row * l * d;
     if (t.absorbed) {
-      load_transposed(x, d, s.l, d, transposed, lp);
-      readings[BY_SELF] = readings[BY_CROSS] = {x, transposed, x, nullptr, d};
+      readings[0] = {Q::turned(x, d, d, l, rooms[0]), Q::right(x, d, l, d, rooms[1]), {}, {}};
       return;
     }
-    const Linear& in = s.maps[IN];
-    affine(x, d, in.matrix + d, 5 * d, in.bias + d, projected, 4 * d, s.l, 4 * d, d);
-    for (int reader = 0; reader < READERS; reader++) {
-      const float* keys = projected + 2 * reader * d;
-      float* keys_to = transposed + reader * d * lp;
-      float* values_to = values_transposed ? values_transposed + reader * d * lp : nullptr;
-      for (long head = 0; head < t.heads; head++) {
-        load_transposed(keys + head * e, 4 * d, s.l, e, keys_to + head * e * lp, lp);
-        if (values_to) load_transposed(keys + d + head * e, 4 * d, s.l, e, values_to + head * e * lp, lp);
-      }
-      readings[reader] = {keys, keys_to, keys + d, values_to, 4 * d};
+    const Ready<P>& in = maps.at(side, IN);
+    products.times(x, d, in.forward.from(d), in.bias + d, projected, 4 * d, l, 4 * d, d);
+    const long pieces = rooms.size() / readings.size();
+    for (size_t i = 0; i < readings.size(); i++) {
+      const float *keys = projected + i / t.heads * 2 * d + i % t.heads * e, *values = keys + d;
+      float* const* to = rooms.data() + i * pieces;
+      Reading<Q>& reading = readings[i];
+      reading.keys = Q::turned(keys, 4 * d, e, l, to[0]);
+      reading.values = Q::right(values, 4 * d, l, e, to[1]);
+      if (pieces == 2) continue;
+      reading.keys_back = Q::right(keys, 4 * d, l, e, to[2]);
+      reading.values_back = Q::turned(values, 4 * d, e, l, to[3]);
     }
   }
 };
@@ -138,18 +178,21 @@ struct Block {
   long first, n;
 };
 
+template <class P, class Q>
 struct Memory {
+  P products;
+  Q attention;
   std::vector<Step> tape;  // K SIDES
-  std::vector<History> histories;  // rows of a block, SIDES
+  std::vector<History<P, Q>> histories;  // rows of a block, SIDES
   float *update, *kept, *factors;
   uint8_t* seen;
 
   static long room(const Task& t, long rows, bool learns) {
     long floats = t.steps * SIDES * Step::room(t) + QUERIES * (t.d + t.widest()) + padded(std::max(t.widest(), std::max(t.f, t.d)), CHUNK) + t.widest() + 4 * WIDE;
-    for (int a = 0; a < SIDES; a++) floats += rows * History::room(t, t.sides[a].l, learns);
+    for (int a = 0; a < SIDES; a++) floats += rows * History<P, Q>::room(t, t.sides[a].l, learns);
     return floats;
   }
-  Memory(const Task& t, long rows, bool learns, Room& room) {
+  Memory(const Task& t, long rows, bool learns, Room& room) : products(t.deepest()), attention(t.deepest()) {
     for (long i = 0; i < t.steps * SIDES; i++) tape.emplace_back(t, room);
     for (long i = 0; i < rows * SIDES; i++) histories.emplace_back(t, t.sides[i % SIDES].l, learns, room);
     update = room.take(QUERIES * t.d);
@@ -158,7 +201,6 @@ struct Memory {
     seen = reinterpret_cast<uint8_t*>(room.take(t.widest()));
   }
   Step& at(long k, int side) { return tape[k * SIDES + side]; }
-  const Reading& reading(long row, int side, int reader) { return histories[row * SIDES + side].readings[reader]; }
 };
 
 // Which attention: ``side`` reads ``source`` at step k.
@@ -179,8 +221,9 @@ const float* weight_factors(const Task& t, const Attention& a, long query, long 
 }
 
 // mixed = softmax(query keys' / sqrt(e)) values over the history and the steps' own; ``weights`` (h n widest) before dropout.
-void attend(const Task& t, const Attention& a, const Block& block, Memory& memory, const float* query, float* weights, float* mixed) {
-  const long l = t.sides[a.source].l, lp = padded(l), columns = t.columns(a.source, a.k), wide = t.widest();
+template <class P, class Q>
+void attend(const Task& t, const Attention& a, const Block& block, Memory<P, Q>& memory, const float* query, float* weights, float* mixed) {
+  const long l = t.sides[a.source].l, columns = t.columns(a.source, a.k), wide = t.widest();
   const long kw = t.key_columns(), qw = t.query_columns();
   const float scale = 1 / std::sqrt(static_cast<float>(kw));
   const uint8_t* visible = t.sides[a.source].visible;
@@ -188,13 +231,13 @@ void attend(const Task& t, const Attention& a, const Block& block, Memory& memor
   // Queries of one row share its keys; in the absorbed form, so do the heads of each query.
   const long together = t.absorbed ? 1 : std::min(block.n, t.m);
   for (long i = 0; i < block.n; i += together) {
-    const Reading& reading = memory.reading((block.first + i) / t.m - row, a.source, a.reader);
+    const History<P, Q>& history = memory.histories[((block.first + i) / t.m - row) * SIDES + a.source];
     if (t.absorbed)
-      affine(query + i * qw, kw, reading.keys_transposed, lp, nullptr, weights + i * wide, block.n * wide, t.heads, lp, kw);
+      memory.attention.times(query + i * qw, kw, history.reading(t, a.reader, 0).keys, nullptr, weights + i * wide, block.n * wide, t.heads, l, kw);
     else
       for (long head = 0; head < t.heads; head++)
-        affine(query + i * qw + head * kw, qw, reading.keys_transposed + head * kw * lp, lp, nullptr,
-               weights + (head * block.n + i) * wide, wide, together, lp, kw);
+        memory.attention.times(query + i * qw + head * kw, qw, history.reading(t, a.reader, head).keys, nullptr,
+                               weights + (head * block.n + i) * wide, wide, together, l, kw);
   }
   for (long head = 0; head < t.heads; head++) {
     const long apart = head * t.apart();
@@ -226,8 +269,9 @@ void attend(const Task& t, const Attention& a, const Block& block, Memory& memor
     const bool drops = t.dropout(a.side, a.k, a.site()).dropped;
     const float* kept = drops ? memory.kept : weights + head * block.n * wide;
     for (long i = 0; i < block.n; i += together) {
-      const Reading& reading = memory.reading((block.first + i) / t.m - row, a.source, a.reader);
-      affine(kept + i * wide, wide, reading.values + apart, reading.row, nullptr, mixed + i * qw + head * kw, qw, together, kw, l);
+      const History<P, Q>& history = memory.histories[((block.first + i) / t.m - row) * SIDES + a.source];
+      memory.attention.times(kept + i * wide, wide, history.reading(t, a.reader, head).values, nullptr, mixed + i * qw + head * kw, qw,
+                             together, kw, l);
     }
     for (long i = 0; i < block.n; i++)
       for (long o = 0; o <= a.k; o++) {
@@ -263,12 +307,14 @@ void join(const Norm& norm, const Dropout& dropout, long first, long n, long d, 
   }
 }
 
-void apply(const Linear& map, const float* x, float* y, long n) {
-  affine(x, map.in, map.matrix, map.out, map.bias, y, map.out, n, map.out, map.in);
+template <class P>
+void apply(P& products, const Ready<P>& map, const float* x, float* y, long n) {
+  products.times(x, map.in, map.forward, map.bias, y, map.out, n, map.out, map.in);
 }
 
 // All steps of a block.
-void forward(const Task& t, const Block& block, Memory& memory) {
+template <class P, class Q>
+void forward(const Task& t, const Maps<P>& maps, const Block& block, Memory<P, Q>& memory) {
   const long n = block.n, d = t.d;
   for (long k = 0; k < t.steps; k++) {
     for (int a = 0; a < SIDES; a++) {
@@ -277,31 +323,31 @@ void forward(const Task& t, const Block& block, Memory& memory) {
       const float* from = k ? memory.at(k - 1, a).h : side.start + block.first * d;
       for (long i = 0; i < n; i++)
         for (long j = 0; j < d; j += WIDE) put(step.e + i * d + j, at(from + i * d + j) + at(side.position + k * d + j));
-      apply(side.maps[IN], step.e, step.p, n);
+      apply(memory.products, maps.at(a, IN), step.e, step.p, n);
     }
     for (int a = 0; a < SIDES; a++) {
       const Side& side = t.sides[a];
       Step& step = memory.at(k, a);
       const float* query = step.p;
       if (!t.absorbed) {  // whose queries stand apart
-        for (long i = 0; i < n; i++) std::memcpy(step.query + i * d, step.p + i * 5 * d, d * sizeof(float));
+        for (long i = 0; i < n; i++) copy(step.p + i * 5 * d, d, step.query + i * d);
         query = step.query;
       }
       attend(t, {a, a, BY_SELF, k}, block, memory, query, step.weights, step.mixed);
-      apply(side.maps[OUT], step.mixed, memory.update, n);
+      apply(memory.products, maps.at(a, OUT), step.mixed, memory.update, n);
       join(side.norms[AFTER_SELF], t.dropout(a, k, SELF_JOIN), block.first, n, d, step.e, memory.update, memory.factors, step.f,
            step.normed, step.inverse);
       if (t.crossing[k] == CROSSED) {
-        apply(side.maps[CROSS_QUERY], step.f, step.query, n);
+        apply(memory.products, maps.at(a, CROSS_QUERY), step.f, step.query, n);
         attend(t, {a, 1 - a, BY_CROSS, k}, block, memory, step.query, step.cross_weights, step.cross_mixed);
-        apply(side.maps[CROSS_OUT], step.cross_mixed, memory.update, n);
+        apply(memory.products, maps.at(a, CROSS_OUT), step.cross_mixed, memory.update, n);
       }
       if (t.crossing[k] == SKIPPED)
-        std::memcpy(step.g, step.f, n * d * sizeof(float));
+        copy(step.f, n * d, step.g);
       else
         join(side.norms[AFTER_CROSS], t.dropout(a, k, CROSS_JOIN), block.first, n, d, step.f,
              t.crossing[k] == CROSSED ? memory.update : nullptr, memory.factors, step.g, step.cross_normed, step.cross_inverse);
-      apply(side.maps[FEED_IN], step.g, step.z, n);
+      apply(memory.products, maps.at(a, FEED_IN), step.g, step.z, n);
       const Dropout dropout = t.dropout(a, k, FEED);
       for (long i = 0; i < n; i++) {
         if (dropout.dropped) dropout.row(block.first + i, t.f, memory.factors);
@@ -310,7 +356,7 @@ void forward(const Task& t, const Block& block, Memory& memory) {
           put(step.z + i * t.f + j, dropout.dropped ? v * at(memory.factors + j) : v);
         }
       }
-      apply(side.maps[FEED_OUT], step.z, memory.update, n);
+      apply(memory.products, maps.at(a, FEED_OUT), step.z, memory.update, n);
       join(side.norms[AFTER_FEED], t.dropout(a, k, FEED_JOIN), block.first, n, d, step.g, memory.update, memory.factors, step.h,
            step.feed_normed, step.feed_inverse);
     }
@@ -324,23 +370,25 @@ void blocks_of(const Task& t, long row, long rows, Use use) {
   for (long q = 0; q < t.m; q += QUERIES) use(Block{row * t.m + q, std::min(QUERIES, t.m - q)});
 }
 
+template <class P, class Q>
 void run(const Task& t, int threads) {
+  const Maps<P> maps(t.sides, false);
   const long together = std::max(1L, std::min(FEW_ROWS, QUERIES / t.m));
 #pragma omp parallel num_threads(threads)
   {
-    Room room(Memory::room(t, together, false));
-    Memory memory(t, together, false, room);
+    Room room(Memory<P, Q>::room(t, together, false));
+    Memory<P, Q> memory(t, together, false, room);
 #pragma omp for schedule(static)
     for (long row = 0; row < t.b; row += together) {
       const long rows = std::min(together, t.b - row);
-      for (long i = 0; i < rows * SIDES; i++) memory.histories[i].read(t, i % SIDES, row + i / SIDES);
+      for (long i = 0; i < rows * SIDES; i++) memory.histories[i].read(t, maps, memory.products, i % SIDES, row + i / SIDES);
       blocks_of(t, row, rows, [&](const Block& block) {
-        forward(t, block, memory);
+        forward(t, maps, block, memory);
         for (int a = 0; a < SIDES; a++)
           for (long k = 0; k < t.steps; k++) {
             const Step& step = memory.at(k, a);
             for (long i = 0; i < block.n; i++)
-              std::memcpy(t.sides[a].out + ((block.first + i) * t.steps + k) * t.d, step.h + i * t.d, t.d * sizeof(float));
+              copy(step.h + i * t.d, t.d, t.sides[a].out + ((block.first + i) * t.steps + k) * t.d);
             if (!t.sides[a].cross || t.crossing[k] != CROSSED) continue;
             const long l = t.sides[1 - a].l;
             for (long i = 0; i < block.n; i++) {
@@ -357,7 +405,7 @@ void run(const Task& t, int threads) {
 
 // The gradient --------------------------------------------------------------------------------------------------------------
 
-// Gradients of one side's weights: of each map matrix (outputs x inputs) and bias, of each norm gain and shift, of positions.
+// Gradients of one side's weights: of each map matrix (inputs x outputs here) and bias, of each norm gain and shift, of positions.
 struct Learned {
   float *matrix[MAPS], *bias[MAPS], *gain[JOINS], *shift[JOINS], *position;
 
@@ -412,10 +460,11 @@ void add(const float* from, long count, float* to) {
 }
 
 // Gradients of y = x W + b: adds those of W and b, and writes that of x (or adds it).
-void pull(const Linear& map, const float* x, const float* of_y, long n, float* matrix, float* bias, float* of_x, bool adds) {
+template <class P>
+void pull(P& products, const Ready<P>& map, const float* x, const float* of_y, long n, float* matrix, float* bias, float* of_x, bool adds) {
   for (long i = 0; i < n; i++) add(of_y + i * map.out, map.out, bias);
-  product(of_y, 1, map.out, x, map.in, matrix, map.in, map.out, map.in, n, true);
-  product(of_y, map.out, 1, map.turned, map.in, of_x, map.in, n, map.in, map.out, adds);
+  products.add_turned(x, map.in, of_y, map.out, matrix, map.out, map.in, map.out, n);
+  products.times(of_y, map.out, map.backward, nullptr, of_x, map.in, n, map.in, map.out, adds);
 }
 
 // Gradients of ``join`` from that of y; ``of_update`` null for none.
@@ -442,16 +491,17 @@ void join_back(const Norm& norm, const Dropout& dropout, long first, long n, lon
 }
 
 // Gradients of ``attend`` from that of ``mixed``: writes ``of_query`` (n rows, ``query_row`` apart), adds to the history's and the steps' own.
-void attend_back(const Task& t, const Attention& a, const Block& block, Memory& memory, Back& back, const float* query, const float* weights,
+template <class P, class Q>
+void attend_back(const Task& t, const Attention& a, const Block& block, Memory<P, Q>& memory, Back& back, const float* query, const float* weights,
                  const float* of_mixed, float* of_query, long query_row) {
-  const long l = t.sides[a.source].l, lp = padded(l), columns = t.columns(a.source, a.k), wide = t.widest(), d = t.d, e = d / t.heads;
+  const long l = t.sides[a.source].l, columns = t.columns(a.source, a.k), wide = t.widest(), d = t.d, e = d / t.heads;
   const float scale = 1 / std::sqrt(static_cast<float>(e));
-  const Reading& reading = memory.reading(0, a.source, a.reader);
   const long own_key = (1 + 2 * a.reader) * d, own_value = own_key + d;
   for (long head = 0; head < t.heads; head++) {
     const long column = head * e;
     const float* p = weights + head * block.n * wide;
-    affine(of_mixed + column, d, reading.values_transposed + column * lp, lp, nullptr, back.of_weights, wide, block.n, lp, e);
+    const Reading<Q>& reading = memory.histories[a.source].reading(t, a.reader, head);
+    memory.attention.times(of_mixed + column, d, reading.values_back, nullptr, back.of_weights, wide, block.n, l, e);
     for (long i = 0; i < block.n; i++) {
       const float *pi = p + i * wide, *of = of_mixed + i * d + column, *q = query + i * d + column;
       float *dp = back.of_weights + i * wide, *kept = memory.kept + i * wide;
@@ -477,13 +527,14 @@ void attend_back(const Task& t, const Attention& a, const Block& block, Memory& 
       }
     }
     float* of_history = back.of_history[a.source] + 2 * a.reader * d + column;
-    product(back.of_weights, wide, 1, reading.keys + column, reading.row, of_query + column, query_row, block.n, e, l, true);
-    product(back.of_weights, 1, wide, query + column, d, of_history, 4 * d, l, e, block.n, true);
-    product(memory.kept, 1, wide, of_mixed + column, d, of_history + d, 4 * d, l, e, block.n, true);
+    memory.attention.times(back.of_weights, wide, reading.keys_back, nullptr, of_query + column, query_row, block.n, e, l, true);
+    memory.attention.add_turned(back.of_weights, wide, query + column, d, of_history, 4 * d, l, e, block.n);
+    memory.attention.add_turned(memory.kept, wide, of_mixed + column, d, of_history + d, 4 * d, l, e, block.n);
   }
 }
 
-void backward(const Task& t, const Block& block, Memory& memory, Back& back, const SideGradient gradients[SIDES], Learned learned[SIDES]) {
+template <class P, class Q>
+void backward(const Task& t, const Maps<P>& maps, const Block& block, Memory<P, Q>& memory, Back& back, const SideGradient gradients[SIDES], Learned learned[SIDES]) {
   const long n = block.n, d = t.d;
   for (float* own : back.own) std::fill(own, own + n * 5 * d, 0.0f);
   for (int a = 0; a < SIDES; a++) std::fill(back.of_h[a], back.of_h[a] + n * d, 0.0f);
@@ -497,11 +548,11 @@ void backward(const Task& t, const Block& block, Memory& memory, Back& back, con
       // h = norm(g + dropout(W2 dropout(relu(W1 g))))
       join_back(side.norms[AFTER_FEED], t.dropout(a, k, FEED_JOIN), block.first, n, d, of_h, step.feed_normed, step.feed_inverse,
                 memory.factors, back.of_x, back.of_update, to.gain[AFTER_FEED], to.shift[AFTER_FEED]);
-      pull(side.maps[FEED_OUT], step.z, back.of_update, n, to.matrix[FEED_OUT], to.bias[FEED_OUT], back.of_z, false);
+      pull(memory.products, maps.at(a, FEED_OUT), step.z, back.of_update, n, to.matrix[FEED_OUT], to.bias[FEED_OUT], back.of_z, false);
       const Dropout dropout = t.dropout(a, k, FEED);
       const float kept = 256.0f / (256 - dropout.dropped);
       for (long j = 0; j < n * t.f; j += WIDE) put(back.of_z + j, at(step.z + j) > 0 ? at(back.of_z + j) * kept : Floats{});
-      pull(side.maps[FEED_IN], step.g, back.of_z, n, to.matrix[FEED_IN], to.bias[FEED_IN], back.of_x, true);
+      pull(memory.products, maps.at(a, FEED_IN), step.g, back.of_z, n, to.matrix[FEED_IN], to.bias[FEED_IN], back.of_x, true);
       // g = norm(f + dropout(W attention(f)))
       if (t.crossing[k] != SKIPPED) {
         const bool crossed = t.crossing[k] == CROSSED;
@@ -510,33 +561,35 @@ void backward(const Task& t, const Block& block, Memory& memory, Back& back, con
                   step.cross_inverse, memory.factors, back.of_x, crossed ? back.of_update : nullptr, to.gain[AFTER_CROSS],
                   to.shift[AFTER_CROSS]);
         if (crossed) {
-          pull(side.maps[CROSS_OUT], step.cross_mixed, back.of_update, n, to.matrix[CROSS_OUT], to.bias[CROSS_OUT], back.of_mixed, false);
+          pull(memory.products, maps.at(a, CROSS_OUT), step.cross_mixed, back.of_update, n, to.matrix[CROSS_OUT], to.bias[CROSS_OUT], back.of_mixed, false);
           attend_back(t, {a, 1 - a, BY_CROSS, k}, block, memory, back, step.query, step.cross_weights, back.of_mixed, back.of_query, d);
-          pull(side.maps[CROSS_QUERY], step.f, back.of_query, n, to.matrix[CROSS_QUERY], to.bias[CROSS_QUERY], back.of_x, true);
+          pull(memory.products, maps.at(a, CROSS_QUERY), step.f, back.of_query, n, to.matrix[CROSS_QUERY], to.bias[CROSS_QUERY], back.of_x, true);
         }
       }
       // f = norm(e + dropout(W attention(e)))
       join_back(side.norms[AFTER_SELF], t.dropout(a, k, SELF_JOIN), block.first, n, d, back.of_x, step.normed, step.inverse, memory.factors,
                 back.of_h[a], back.of_update, to.gain[AFTER_SELF], to.shift[AFTER_SELF]);
-      pull(side.maps[OUT], step.mixed, back.of_update, n, to.matrix[OUT], to.bias[OUT], back.of_mixed, false);
-      for (long i = 0; i < n; i++) std::memcpy(step.query + i * d, step.p + i * 5 * d, d * sizeof(float));  // the cross query is done with
+      pull(memory.products, maps.at(a, OUT), step.mixed, back.of_update, n, to.matrix[OUT], to.bias[OUT], back.of_mixed, false);
+      for (long i = 0; i < n; i++) copy(step.p + i * 5 * d, d, step.query + i * d);  // the cross query is done with
       attend_back(t, {a, a, BY_SELF, k}, block, memory, back, step.query, step.weights, back.of_mixed, back.own[k * SIDES + a], 5 * d);
     }
     for (int a = 0; a < SIDES; a++) {  // both sides have read what both made of their step inputs
-      pull(t.sides[a].maps[IN], memory.at(k, a).e, back.own[k * SIDES + a], n, learned[a].matrix[IN], learned[a].bias[IN], back.of_h[a], true);
+      pull(memory.products, maps.at(a, IN), memory.at(k, a).e, back.own[k * SIDES + a], n, learned[a].matrix[IN], learned[a].bias[IN], back.of_h[a], true);
       for (long i = 0; i < n; i++) add(back.of_h[a] + i * d, d, learned[a].position + k * d);
     }
   }
-  for (int a = 0; a < SIDES; a++) std::memcpy(gradients[a].start + block.first * d, back.of_h[a], n * d * sizeof(float));
+  for (int a = 0; a < SIDES; a++) copy(back.of_h[a], n * d, gradients[a].start + block.first * d);
 }
 
-void pull_run(const Task& t, const SideGradient gradients[SIDES], int threads) {
+template <class P, class Q>
+void run_back(const Task& t, const SideGradient gradients[SIDES], int threads) {
+  const Maps<P> maps(t.sides, true);
   const long sizes[SIDES] = {Learned::room(t, t.sides[0]), Learned::room(t, t.sides[1])};
   std::vector<std::vector<float>> of_threads(threads * SIDES);
 #pragma omp parallel num_threads(threads)
   {
-    Room room(Memory::room(t, 1, true) + Back::room(t));
-    Memory memory(t, 1, true, room);
+    Room room(Memory<P, Q>::room(t, 1, true) + Back::room(t));
+    Memory<P, Q> memory(t, 1, true, room);
     Back back(t, room);
     std::vector<float>* mine = of_threads.data() + omp_get_thread_num() * SIDES;
     for (int a = 0; a < SIDES; a++) mine[a].assign(sizes[a] + WIDE, 0.0f);
@@ -544,43 +597,52 @@ void pull_run(const Task& t, const SideGradient gradients[SIDES], int threads) {
 #pragma omp for schedule(static)
     for (long row = 0; row < t.b; row++) {
       for (int a = 0; a < SIDES; a++) {
-        memory.histories[a].read(t, a, row);
+        memory.histories[a].read(t, maps, memory.products, a, row);
         std::fill(back.of_history[a], back.of_history[a] + t.sides[a].l * 4 * t.d, 0.0f);
       }
       blocks_of(t, row, 1, [&](const Block& block) {
-        forward(t, block, memory);
-        backward(t, block, memory, back, gradients, learned);
+        forward(t, maps, block, memory);
+        backward(t, maps, block, memory, back, gradients, learned);
       });
       for (int a = 0; a < SIDES; a++) {  // the last four of the five things that IN makes
         const long d = t.d, l = t.sides[a].l;
-        const Linear& in = t.sides[a].maps[IN];
-        const Linear history{nullptr, in.turned + d * d, nullptr, d, 4 * d};
-        pull(history, t.sides[a].context + row * l * d, back.of_history[a], l, learned[a].matrix[IN] + d * d, learned[a].bias[IN] + d,
-             gradients[a].context + row * l * d, false);
+        const Ready<P>& in = maps.at(a, IN);
+        const float *x = t.sides[a].context + row * l * d, *of_history = back.of_history[a];
+        for (long i = 0; i < l; i++) add(of_history + i * 4 * d, 4 * d, learned[a].bias[IN] + d);
+        memory.products.add_turned(x, d, of_history, 4 * d, learned[a].matrix[IN] + d, 5 * d, d, 4 * d, l);
+        memory.products.times(of_history, 4 * d, in.backward.below(d), nullptr, gradients[a].context + row * l * d, d, l, d, 4 * d);
       }
     }
   }
-  for (int a = 0; a < SIDES; a++)
-    for (long j = 0; j < sizes[a]; j++) {
-      float total = 0;
-      for (int thread = 0; thread < threads; thread++)
-        if (!of_threads[thread * SIDES + a].empty()) total += of_threads[thread * SIDES + a][j];
-      gradients[a].weights[j] = total;
+  for (int a = 0; a < SIDES; a++) {
+    std::vector<float> total(sizes[a], 0.0f);
+    for (int thread = 0; thread < threads; thread++) {
+      const std::vector<float>& mine = of_threads[thread * SIDES + a];
+      for (long j = 0; j < (mine.empty() ? 0 : sizes[a]); j++) total[j] += mine[j];
     }
+    const Learned from(t, t.sides[a], total.data()), to(t, t.sides[a], gradients[a].weights);
+    std::copy(total.begin(), total.end(), gradients[a].weights);
+    for (int i = 0; i < MAPS; i++) {
+      const Linear& map = t.sides[a].maps[i];
+      for (long out = 0; out < map.out; out++)
+        for (long in = 0; in < map.in; in++) to.matrix[i][out * map.in + in] = from.matrix[i][in * map.out + out];
+    }
+  }
 }
 
 }  // namespace
 }  // namespace seerec
 
-// ``sizes``: B M D F h K, L of both sides, whether the absorbed form. By side: ``data`` context, start, position, out, cross;
-// ``maps`` matrix, turned, bias of each map; ``norms`` gain and shift of each norm. ``epsilons``: by side and norm. With ``taken`` (by
-// side: gradient of out, of context, of start, of the weights) the gradient, else forward.
+// ``sizes``: B M D F h K, L of both sides, whether the absorbed form, whether in halves. By side: ``data`` context, start, position,
+// out, cross; ``maps`` matrix and bias of each map; ``norms`` gain and shift of each norm. ``epsilons``: by side and norm. With
+// ``taken`` (by side: gradient of out, of context, of start, of the weights) the gradient, else forward.
 extern "C" __attribute__((visibility("default"))) void seerec_latent(
     const long* sizes, const uint8_t* crossing, float* const* data, const uint8_t* const* visible, const float* const* maps, const float* const* norms,
     const float* epsilons, const uint32_t* draws, float* const* taken, int threads) {
   using namespace seerec;
   Task t{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[8] != 0, crossing, {}};
   const long q = t.query_columns(), d = t.d, f = t.f;
+  const bool half = sizes[9];
   const long shapes[MAPS][2] = {{d, t.own_columns()}, {q, d}, {d, q}, {q, d}, {d, f}, {f, d}};
   SideGradient gradients[SIDES];
   for (int a = 0; a < SIDES; a++) {
@@ -588,8 +650,8 @@ extern "C" __attribute__((visibility("default"))) void seerec_latent(
     Side& side = t.sides[a];
     side = {sizes[6 + a], of[0], of[1], of[2], visible[a], {}, {}, draws + a * t.steps * SITES * 3, of[3], of[4]};
     for (int i = 0; i < MAPS; i++) {
-      const float* const* map = maps + (a * MAPS + i) * 3;
-      side.maps[i] = {map[0], map[1], map[2], shapes[i][0], shapes[i][1]};
+      const float* const* map = maps + (a * MAPS + i) * 2;
+      side.maps[i] = {map[0], map[1], shapes[i][0], shapes[i][1]};
     }
     for (int i = 0; i < JOINS; i++) {
       const float* const* norm = norms + (a * JOINS + i) * 2;
@@ -598,7 +660,12 @@ extern "C" __attribute__((visibility("default"))) void seerec_latent(
     if (taken) gradients[a] = {taken[4 * a], taken[4 * a + 1], taken[4 * a + 2], taken[4 * a + 3]};
   }
   if (taken)
-    pull_run(t, gradients, threads);
+    half ? run_back<Half, Half>(t, gradients, threads) : run_back<Full, Full>(t, gradients, threads);
+  else if (!half)
+    run<Full, Full>(t, threads);
   else
-    run(t, threads);
+    t.absorbed ? run<Half, Full>(t, threads) : run<Half, Half>(t, threads);
 }
+
+// Whether products in halves can be asked for.
+extern "C" __attribute__((visibility("default"))) int seerec_has_halves() { return seerec::has_tiles(); }

@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from seerec.kernels.draws import Draws
 from seerec.kernels.library import functions, longs, pointers, serves, threads
+from seerec.kernels.precision import in_halves
 
 _WIDE = 16
 """Every width must be a multiple of the kernel's vectors."""
@@ -78,7 +79,8 @@ def recur(
     absorbed
         Histories are read as they are; without a gradient.
     """
-    shape = _Shape(heads, tuple(crossing), tuple(draws), absorbed, weigh, tuple(n.epsilon for side in sides for n in side.norms))
+    epsilons = tuple(norm.epsilon for side in sides for norm in side.norms)
+    shape = _Shape(heads, tuple(crossing), tuple(draws), absorbed, weigh, in_halves(), epsilons)
     found = _recur(shape, *(side.visible for side in sides), *(x for side in sides for x in side.leaves))
     return list(found[:2]), list(found[2:]) if weigh else None
 
@@ -91,6 +93,7 @@ class _Shape(NamedTuple):
     draws: tuple[Draws, ...]
     absorbed: bool
     weigh: bool
+    half: bool
     epsilons: tuple[float, ...]
 
 
@@ -150,12 +153,11 @@ def _call(
     norms: list[Tensor | None] = []
     for a, (context, start, position, *weights) in enumerate(sides):
         data += [context, start, position, out[a] if out else None, cross[a] if cross else None]
-        for matrix, bias in zip(weights[: 2 * _MAPS : 2], weights[1 : 2 * _MAPS : 2], strict=True):
-            maps += [matrix.t().contiguous(), matrix, bias]
+        maps += weights[: 2 * _MAPS]
         norms += weights[2 * _MAPS :]
     (b, m, d), k = sides[0][1].shape, len(shape.crossing)
     inner = sides[0][_FIRST_MAP + 8].shape[0]
-    sizes = b, m, d, inner, shape.heads, k, *(side[0].shape[1] for side in sides), int(shape.absorbed)
+    sizes = b, m, d, inner, shape.heads, k, *(side[0].shape[1] for side in sides), int(shape.absorbed), int(shape.half)
     numbers = [number for one in shape.draws for number in one]
     functions().seerec_latent(
         longs(sizes), bytes(shape.crossing), pointers(data), pointers(visible), pointers(maps), pointers(norms),

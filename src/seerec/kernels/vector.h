@@ -1,4 +1,4 @@
-// What the kernels share: sixteen floats at a time, small products, dropout's draws, storage in 32 or 16 bits.
+// What the kernels share: sixteen floats at a time, dropout's draws, storage in 32 or 16 bits.
 //
 // The vectors are GCC's own: the same source serves AVX-512, AVX2 and everything else. Clang lacks their shuffle.
 
@@ -194,38 +194,6 @@ inline void load_transposed(const T* from, long stride, long rows, long count, f
       exchange_rows<8>(block);
       for (long y = 0; y < across; y++) put(to + (j + y) * to_stride + i, block[y]);
     }
-}
-
-template <int ROWS, int VECTORS>
-inline void tile(const float* a, long a_row, long a_column, const float* b, long b_row, float* c, long c_row, long k, bool add) {
-  Floats total[ROWS][VECTORS];
-  for (int i = 0; i < ROWS; i++)
-    for (int j = 0; j < VECTORS; j++) total[i][j] = add ? at(c + i * c_row + j * WIDE) : Floats{};
-  for (long x = 0; x < k; x++)
-    for (int i = 0; i < ROWS; i++) {
-      float factor = a[i * a_row + x * a_column];
-      for (int j = 0; j < VECTORS; j++) total[i][j] += factor * at(b + x * b_row + j * WIDE);
-    }
-  for (int i = 0; i < ROWS; i++)
-    for (int j = 0; j < VECTORS; j++) put(c + i * c_row + j * WIDE, total[i][j]);
-}
-
-// C (m x n) = A (m x k) B (k x n), or added to C; n a multiple of WIDE, A with any strides.
-inline void product(
-    const float* a, long a_row, long a_column, const float* b, long b_row, float* c, long c_row, long m, long n, long k, bool add) {
-  long i = 0;
-  for (; i + 4 <= m; i += 4) {
-    long j = 0;
-    for (; j + 2 * WIDE <= n; j += 2 * WIDE)
-      tile<4, 2>(a + i * a_row, a_row, a_column, b + j, b_row, c + i * c_row + j, c_row, k, add);
-    if (j < n) tile<4, 1>(a + i * a_row, a_row, a_column, b + j, b_row, c + i * c_row + j, c_row, k, add);
-  }
-  for (; i < m; i++) {
-    long j = 0;
-    for (; j + 2 * WIDE <= n; j += 2 * WIDE)
-      tile<1, 2>(a + i * a_row, a_row, a_column, b + j, b_row, c + i * c_row + j, c_row, k, add);
-    if (j < n) tile<1, 1>(a + i * a_row, a_row, a_column, b + j, b_row, c + i * c_row + j, c_row, k, add);
-  }
 }
 
 // Dropout: a byte of a hashed counter decides an element (``seerec.kernels.draws`` has the same in torch).
