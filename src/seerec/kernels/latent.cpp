@@ -32,46 +32,6 @@ enum Join { AFTER_SELF, AFTER_CROSS, AFTER_FEED, JOINS };
 enum Site { SELF, SELF_JOIN, CROSS, CROSS_JOIN, FEED, FEED_JOIN, SITES };
 enum Crossing { SKIPPED, NORM_ALONE, CROSSED };
 
-// A linear layer; ``matrix`` is outputs x inputs.
-struct Linear {
-  const float *matrix, *bias;
-  long in, out;
-};
-
-// The same made ready: for y = x W' + b, and for its gradient.
-template <class P>
-struct Ready {
-  typename P::Right forward, backward;
-  const float* bias;
-  long in, out;
-  static long room(const Linear& map, bool learns) {
-    return P::room(map.in, map.out) + (learns ? P::room(map.out, map.in) : 0) + 2 * WIDE;
-  }
-  Ready(const Linear& map, bool learns, Room& room) : bias(map.bias), in(map.in), out(map.out) {
-    forward = P::turned(map.matrix, in, in, out, room.take(P::room(in, out)));
-    if (learns) backward = P::right(map.matrix, in, out, in, room.take(P::room(out, in)));
-  }
-};
-
-template <class P>
-struct Maps {
-  Room room;
-  std::vector<Ready<P>> maps;  // SIDES MAPS
-  template <class Sides>
-  Maps(const Sides& sides, bool learns) : room(size(sides, learns)) {
-    for (const auto& side : sides)
-      for (const Linear& map : side.maps) maps.emplace_back(map, learns, room);
-  }
-  const Ready<P>& at(int side, Map map) const { return maps[side * MAPS + map]; }
-  template <class Sides>
-  static long size(const Sides& sides, bool learns) {
-    long floats = 0;
-    for (const auto& side : sides)
-      for (const Linear& map : side.maps) floats += Ready<P>::room(map, learns);
-    return floats;
-  }
-};
-
 struct Side {
   long l;
   const float *context, *start, *position;  // B L D, B M D, K D
@@ -93,6 +53,11 @@ struct Task {
   long query_columns() const { return heads * key_columns(); }
   long own_columns() const { return absorbed ? query_columns() : 5 * d; }
   long columns(int source, long k) const { return padded(sides[source].l + k + 1); }
+  std::vector<Linear> layers() const {
+    std::vector<Linear> found;
+    for (const Side& side : sides) found.insert(found.end(), side.maps, side.maps + MAPS);
+    return found;
+  }
   // Inputs of the deepest product.
   long deepest() const { return std::max({5 * d, f, query_columns(), sides[0].l, sides[1].l}); }
   long widest() const { return std::max(columns(0, steps - 1), columns(1, steps - 1)); }
@@ -135,7 +100,7 @@ struct History {
       readings[0] = {Q::turned(x, d, d, l, rooms[0]), Q::right(x, d, l, d, rooms[1]), {}, {}};
       return;
     }
-    const Ready<P>& in = maps.at(side, IN);
+    const Ready<P>& in = maps[side * MAPS + IN];
     products.times(x, d, in.forward.from(d), in.bias + d, projected, 4 * d, l, 4 * d, d);
     const long pieces = rooms.size() / readings.size();
     for (size_t i = 0; i < readings.size(); i++) {
@@ -307,11 +272,6 @@ void join(const Norm& norm, const Dropout& dropout, long first, long n, long d, 
   }
 }
 
-template <class P>
-void apply(P& products, const Ready<P>& map, const float* x, float* y, long n) {
-  products.times(x, map.in, map.forward, map.bias, y, map.out, n, map.out, map.in);
-}
-
 // All steps of a block.
 template <class P, class Q>
 void forward(const Task& t, const Maps<P>& maps, const Block& block, Memory<P, Q>& memory) {
@@ -323,7 +283,7 @@ void forward(const Task& t, const Maps<P>& maps, const Block& block, Memory<P, Q
       const float* from = k ? memory.at(k - 1, a).h : side.start + block.first * d;
       for (long i = 0; i < n; i++)
         for (long j = 0; j < d; j += WIDE) put(step.e + i * d + j, at(from + i * d + j) + at(side.position + k * d + j));
-      apply(memory.products, maps.at(a, IN), step.e, step.p, n);
+      maps[a * MAPS + IN].apply(memory.products, step.e, step.p, n);
     }
     for (int a = 0; a < SIDES; a++) {
       const Side& side = t.sides[a];
@@ -334,20 +294,20 @@ void forward(const Task& t, const Maps<P>& maps, const Block& block, Memory<P, Q
         query = step.query;
       }
       attend(t, {a, a, BY_SELF, k}, block, memory, query, step.weights, step.mixed);
-      apply(memory.products, maps.at(a, OUT), step.mixed, memory.update, n);
+      maps[a * MAPS + OUT].apply(memory.products, step.mixed, memory.update, n);
       join(side.norms[AFTER_SELF], t.dropout(a, k, SELF_JOIN), block.first, n, d, step.e, memory.update, memory.factors, step.f,
            step.normed, step.inverse);
       if (t.crossing[k] == CROSSED) {
-        apply(memory.products, maps.at(a, CROSS_QUERY), step.f, step.query, n);
+        maps[a * MAPS + CROSS_QUERY].apply(memory.products, step.f, step.query, n);
         attend(t, {a, 1 - a, BY_CROSS, k}, block, memory, step.query, step.cross_weights, step.cross_mixed);
-        apply(memory.products, maps.at(a, CROSS_OUT), step.cross_mixed, memory.update, n);
+        maps[a * MAPS + CROSS_OUT].apply(memory.products, step.cross_mixed, memory.update, n);
       }
       if (t.crossing[k] == SKIPPED)
         copy(step.f, n * d, step.g);
       else
         join(side.norms[AFTER_CROSS], t.dropout(a, k, CROSS_JOIN), block.first, n, d, step.f,
              t.crossing[k] == CROSSED ? memory.update : nullptr, memory.factors, step.g, step.cross_normed, step.cross_inverse);
-      apply(memory.products, maps.at(a, FEED_IN), step.g, step.z, n);
+      maps[a * MAPS + FEED_IN].apply(memory.products, step.g, step.z, n);
       const Dropout dropout = t.dropout(a, k, FEED);
       for (long i = 0; i < n; i++) {
         if (dropout.dropped) dropout.row(block.first + i, t.f, memory.factors);
@@ -356,7 +316,7 @@ void forward(const Task& t, const Maps<P>& maps, const Block& block, Memory<P, Q
           put(step.z + i * t.f + j, dropout.dropped ? v * at(memory.factors + j) : v);
         }
       }
-      apply(memory.products, maps.at(a, FEED_OUT), step.z, memory.update, n);
+      maps[a * MAPS + FEED_OUT].apply(memory.products, step.z, memory.update, n);
       join(side.norms[AFTER_FEED], t.dropout(a, k, FEED_JOIN), block.first, n, d, step.g, memory.update, memory.factors, step.h,
            step.feed_normed, step.feed_inverse);
     }
@@ -372,7 +332,7 @@ void blocks_of(const Task& t, long row, long rows, Use use) {
 
 template <class P, class Q>
 void run(const Task& t, int threads) {
-  const Maps<P> maps(t.sides, false);
+  const Maps<P> maps(t.layers(), false);
   const long together = std::max(1L, std::min(FEW_ROWS, QUERIES / t.m));
 #pragma omp parallel num_threads(threads)
   {
@@ -453,19 +413,6 @@ struct Back {
     of_query = room.take(QUERIES * t.d), of_z = room.take(QUERIES * t.f), of_weights = room.take(QUERIES * t.widest());
   }
 };
-
-// to += from, by element.
-void add(const float* from, long count, float* to) {
-  for (long j = 0; j < count; j += WIDE) put(to + j, at(to + j) + at(from + j));
-}
-
-// Gradients of y = x W + b: adds those of W and b, and writes that of x (or adds it).
-template <class P>
-void pull(P& products, const Ready<P>& map, const float* x, const float* of_y, long n, float* matrix, float* bias, float* of_x, bool adds) {
-  for (long i = 0; i < n; i++) add(of_y + i * map.out, map.out, bias);
-  products.add_turned(x, map.in, of_y, map.out, matrix, map.out, map.in, map.out, n);
-  products.times(of_y, map.out, map.backward, nullptr, of_x, map.in, n, map.in, map.out, adds);
-}
 
 // Gradients of ``join`` from that of y; ``of_update`` null for none.
 void join_back(const Norm& norm, const Dropout& dropout, long first, long n, long d, const float* of_y, const float* normed,
@@ -548,11 +495,11 @@ void backward(const Task& t, const Maps<P>& maps, const Block& block, Memory<P, 
       // h = norm(g + dropout(W2 dropout(relu(W1 g))))
       join_back(side.norms[AFTER_FEED], t.dropout(a, k, FEED_JOIN), block.first, n, d, of_h, step.feed_normed, step.feed_inverse,
                 memory.factors, back.of_x, back.of_update, to.gain[AFTER_FEED], to.shift[AFTER_FEED]);
-      pull(memory.products, maps.at(a, FEED_OUT), step.z, back.of_update, n, to.matrix[FEED_OUT], to.bias[FEED_OUT], back.of_z, false);
+      pull(memory.products, maps[a * MAPS + FEED_OUT], step.z, back.of_update, n, to.matrix[FEED_OUT], to.bias[FEED_OUT], back.of_z, false);
       const Dropout dropout = t.dropout(a, k, FEED);
       const float kept = 256.0f / (256 - dropout.dropped);
       for (long j = 0; j < n * t.f; j += WIDE) put(back.of_z + j, at(step.z + j) > 0 ? at(back.of_z + j) * kept : Floats{});
-      pull(memory.products, maps.at(a, FEED_IN), step.g, back.of_z, n, to.matrix[FEED_IN], to.bias[FEED_IN], back.of_x, true);
+      pull(memory.products, maps[a * MAPS + FEED_IN], step.g, back.of_z, n, to.matrix[FEED_IN], to.bias[FEED_IN], back.of_x, true);
       // g = norm(f + dropout(W attention(f)))
       if (t.crossing[k] != SKIPPED) {
         const bool crossed = t.crossing[k] == CROSSED;
@@ -561,20 +508,20 @@ void backward(const Task& t, const Maps<P>& maps, const Block& block, Memory<P, 
                   step.cross_inverse, memory.factors, back.of_x, crossed ? back.of_update : nullptr, to.gain[AFTER_CROSS],
                   to.shift[AFTER_CROSS]);
         if (crossed) {
-          pull(memory.products, maps.at(a, CROSS_OUT), step.cross_mixed, back.of_update, n, to.matrix[CROSS_OUT], to.bias[CROSS_OUT], back.of_mixed, false);
+          pull(memory.products, maps[a * MAPS + CROSS_OUT], step.cross_mixed, back.of_update, n, to.matrix[CROSS_OUT], to.bias[CROSS_OUT], back.of_mixed, false);
           attend_back(t, {a, 1 - a, BY_CROSS, k}, block, memory, back, step.query, step.cross_weights, back.of_mixed, back.of_query, d);
-          pull(memory.products, maps.at(a, CROSS_QUERY), step.f, back.of_query, n, to.matrix[CROSS_QUERY], to.bias[CROSS_QUERY], back.of_x, true);
+          pull(memory.products, maps[a * MAPS + CROSS_QUERY], step.f, back.of_query, n, to.matrix[CROSS_QUERY], to.bias[CROSS_QUERY], back.of_x, true);
         }
       }
       // f = norm(e + dropout(W attention(e)))
       join_back(side.norms[AFTER_SELF], t.dropout(a, k, SELF_JOIN), block.first, n, d, back.of_x, step.normed, step.inverse, memory.factors,
                 back.of_h[a], back.of_update, to.gain[AFTER_SELF], to.shift[AFTER_SELF]);
-      pull(memory.products, maps.at(a, OUT), step.mixed, back.of_update, n, to.matrix[OUT], to.bias[OUT], back.of_mixed, false);
+      pull(memory.products, maps[a * MAPS + OUT], step.mixed, back.of_update, n, to.matrix[OUT], to.bias[OUT], back.of_mixed, false);
       for (long i = 0; i < n; i++) copy(step.p + i * 5 * d, d, step.query + i * d);  // the cross query is done with
       attend_back(t, {a, a, BY_SELF, k}, block, memory, back, step.query, step.weights, back.of_mixed, back.own[k * SIDES + a], 5 * d);
     }
     for (int a = 0; a < SIDES; a++) {  // both sides have read what both made of their step inputs
-      pull(memory.products, maps.at(a, IN), memory.at(k, a).e, back.own[k * SIDES + a], n, learned[a].matrix[IN], learned[a].bias[IN], back.of_h[a], true);
+      pull(memory.products, maps[a * MAPS + IN], memory.at(k, a).e, back.own[k * SIDES + a], n, learned[a].matrix[IN], learned[a].bias[IN], back.of_h[a], true);
       for (long i = 0; i < n; i++) add(back.of_h[a] + i * d, d, learned[a].position + k * d);
     }
   }
@@ -583,7 +530,7 @@ void backward(const Task& t, const Maps<P>& maps, const Block& block, Memory<P, 
 
 template <class P, class Q>
 void run_back(const Task& t, const SideGradient gradients[SIDES], int threads) {
-  const Maps<P> maps(t.sides, true);
+  const Maps<P> maps(t.layers(), true);
   const long sizes[SIDES] = {Learned::room(t, t.sides[0]), Learned::room(t, t.sides[1])};
   std::vector<std::vector<float>> of_threads(threads * SIDES);
 #pragma omp parallel num_threads(threads)
@@ -606,7 +553,7 @@ void run_back(const Task& t, const SideGradient gradients[SIDES], int threads) {
       });
       for (int a = 0; a < SIDES; a++) {  // the last four of the five things that IN makes
         const long d = t.d, l = t.sides[a].l;
-        const Ready<P>& in = maps.at(a, IN);
+        const Ready<P>& in = maps[a * MAPS + IN];
         const float *x = t.sides[a].context + row * l * d, *of_history = back.of_history[a];
         for (long i = 0; i < l; i++) add(of_history + i * 4 * d, 4 * d, learned[a].bias[IN] + d);
         memory.products.add_turned(x, d, of_history, 4 * d, learned[a].matrix[IN] + d, 5 * d, d, 4 * d, l);
@@ -624,8 +571,7 @@ void run_back(const Task& t, const SideGradient gradients[SIDES], int threads) {
     std::copy(total.begin(), total.end(), gradients[a].weights);
     for (int i = 0; i < MAPS; i++) {
       const Linear& map = t.sides[a].maps[i];
-      for (long out = 0; out < map.out; out++)
-        for (long in = 0; in < map.in; in++) to.matrix[i][out * map.in + in] = from.matrix[i][in * map.out + out];
+      turn_back(from.matrix[i], map.in, map.out, to.matrix[i]);
     }
   }
 }

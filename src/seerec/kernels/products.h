@@ -99,11 +99,12 @@ struct Full {
   static long room(long k, long n) { return k * padded(n); }
   // B, k x n; ``room`` is memory for it, if it needs any.
   static Right right(const float* b, long b_row, long, long, float*) { return {b, b_row}; }
-  // B given as n x k.
-  static Right turned(const float* b, long b_row, long k, long n, float* room) {
-    load_transposed(b, b_row, n, k, room, padded(n));
-    return {room, padded(n)};
+  // B given as n x k; ``room_row``: numbers between its rows.
+  static Right turned(const float* b, long b_row, long k, long n, float* room, long room_row) {
+    for (long j = 0; j < n; j += WIDE) load_transposed(b + j * b_row, b_row, std::min<long>(n - j, WIDE), k, room + j, WIDE, room_row);
+    return {room, room_row};
   }
+  static Right turned(const float* b, long b_row, long k, long n, float* room) { return turned(b, b_row, k, n, room, padded(n)); }
   // C (m x n) = A B + bias, or added to C; columns of C up to a whole vector are written.
   void times(const float* a, long a_row, Right b, const float* bias, float* c, long c_row, long m, long n, long k, bool add = false) {
     product(a, a_row, 1, b.data, b.row, bias, c, c_row, m, padded(n), k, add);
@@ -260,10 +261,11 @@ class Half {
     pairs_of(b, b_row, k, padded(n), room, padded(n));
     return {room, padded(n)};
   }
-  static Right turned(const float* b, long b_row, long k, long n, float* room) {
-    pairs_across(b, b_row, n, k, room, padded(n));
-    return {room, padded(n)};
+  static Right turned(const float* b, long b_row, long k, long n, float* room, long room_row) {
+    pairs_across(b, b_row, n, k, room, room_row);
+    return {room, room_row};
   }
+  static Right turned(const float* b, long b_row, long k, long n, float* room) { return turned(b, b_row, k, n, room, padded(n)); }
   void times(const float* a, long a_row, Right b, const float* bias, float* c, long c_row, long m, long n, long k, bool add = false) {
     const long deep = padded(k, 2 * WIDE);
     uint16_t* left = reinterpret_cast<uint16_t*>(left_.data());
@@ -306,6 +308,64 @@ class Half {
   std::vector<float> left_, turned_, pairs_;
   alignas(64) float corner_[32 * 32];
 };
+
+// A linear layer; ``matrix`` is outputs x inputs.
+struct Linear {
+  const float *matrix, *bias;
+  long in, out;
+};
+
+// The same made ready: for y = x W' + b, and for its gradient.
+template <class P>
+struct Ready {
+  typename P::Right forward, backward;
+  const float* bias;
+  long in, out;
+  static long room(const Linear& map, bool learns) {
+    return P::room(map.in, map.out) + (learns ? P::room(map.out, map.in) : 0) + 2 * WIDE;
+  }
+  Ready(const Linear& map, bool learns, Room& room) : bias(map.bias), in(map.in), out(map.out) {
+    forward = P::turned(map.matrix, in, in, out, room.take(P::room(in, out)));
+    if (learns) backward = P::right(map.matrix, in, out, in, room.take(P::room(out, in)));
+  }
+  void apply(P& products, const float* x, float* y, long n) const { products.times(x, in, forward, bias, y, out, n, out, in); }
+};
+
+// Layers that all threads read.
+template <class P>
+struct Maps {
+  Room room;
+  std::vector<Ready<P>> maps;
+  Maps(const std::vector<Linear>& layers, bool learns) : room(size(layers, learns)) {
+    for (const Linear& layer : layers) maps.emplace_back(layer, learns, room);
+  }
+  const Ready<P>& operator[](long i) const { return maps[i]; }
+  static long size(const std::vector<Linear>& layers, bool learns) {
+    long floats = 0;
+    for (const Linear& layer : layers) floats += Ready<P>::room(layer, learns);
+    return floats;
+  }
+};
+
+// to += from, by element; ``count`` a multiple of WIDE.
+inline void add(const float* from, long count, float* to) {
+  for (long j = 0; j < count; j += WIDE) put(to + j, at(to + j) + at(from + j));
+}
+
+// Gradients of y = x W' + b: adds those of W (inputs x outputs) and b, and writes that of x (or adds it).
+template <class P>
+void pull(P& products, const Ready<P>& map, const float* x, const float* of_y, long n, float* matrix, float* bias, float* of_x, bool adds) {
+  if (bias)
+    for (long i = 0; i < n; i++) add(of_y + i * map.out, map.out, bias);
+  products.add_turned(x, map.in, of_y, map.out, matrix, map.out, map.in, map.out, n);
+  products.times(of_y, map.out, map.backward, nullptr, of_x, map.in, n, map.in, map.out, adds);
+}
+
+// Gradients of a matrix, inputs x outputs as ``pull`` leaves them, as outputs x inputs.
+inline void turn_back(const float* from, long in, long out, float* to) {
+  for (long i = 0; i < out; i++)
+    for (long j = 0; j < in; j++) to[i * in + j] = from[j * out + i];
+}
 
 // Softmax of the first ``count`` of a row's columns, zeros after them up to a whole vector.
 inline void softmax(float* p, long count, float scale) {

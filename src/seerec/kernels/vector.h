@@ -172,10 +172,10 @@ inline void exchange_rows(Floats rows[WIDE]) {
     if (!(i & S)) exchange<S>(rows[i], rows[i + S]);
 }
 
-// Rows x columns of a tensor as columns x rows floats, with zeros up to a row's stride, which is a multiple of WIDE.
+// Rows x columns of a tensor as columns x rows floats, with zeros up to ``wide``, a multiple of WIDE.
 template <class T>
-inline void load_transposed(const T* from, long stride, long rows, long count, float* to, long to_stride) {
-  for (long i = 0; i < to_stride; i += WIDE)
+inline void load_transposed(const T* from, long stride, long rows, long count, float* to, long wide, long to_stride) {
+  for (long i = 0; i < wide; i += WIDE)
     for (long j = 0; j < count; j += WIDE) {
       Floats block[WIDE];
       const long across = count - j < WIDE ? count - j : WIDE;
@@ -194,6 +194,12 @@ inline void load_transposed(const T* from, long stride, long rows, long count, f
       exchange_rows<8>(block);
       for (long y = 0; y < across; y++) put(to + (j + y) * to_stride + i, block[y]);
     }
+}
+
+// The same up to a row's stride.
+template <class T>
+inline void load_transposed(const T* from, long stride, long rows, long count, float* to, long to_stride) {
+  load_transposed(from, stride, rows, count, to, to_stride, to_stride);
 }
 
 // Dropout: a byte of a hashed counter decides an element (``seerec.kernels.draws`` has the same in torch).
