@@ -105,6 +105,8 @@ struct Full {
     return {room, room_row};
   }
   static Right turned(const float* b, long b_row, long k, long n, float* room) { return turned(b, b_row, k, n, room, padded(n)); }
+  // All of a matrix whose rows ``right`` has made ready in ``room``, some at a time.
+  static Right whole(const float* b, long b_row, const float*) { return {b, b_row}; }
   // C (m x n) = A B + bias, or added to C; columns of C up to a whole vector are written.
   void times(const float* a, long a_row, Right b, const float* bias, float* c, long c_row, long m, long n, long k, bool add = false) {
     product(a, a_row, 1, b.data, b.row, bias, c, c_row, m, padded(n), k, add);
@@ -266,6 +268,7 @@ class Half {
     return {room, room_row};
   }
   static Right turned(const float* b, long b_row, long k, long n, float* room) { return turned(b, b_row, k, n, room, padded(n)); }
+  static Right whole(const float*, long b_row, const float* room) { return {room, padded(b_row)}; }
   void times(const float* a, long a_row, Right b, const float* bias, float* c, long c_row, long m, long n, long k, bool add = false) {
     const long deep = padded(k, 2 * WIDE);
     uint16_t* left = reinterpret_cast<uint16_t*>(left_.data());

@@ -44,7 +44,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from seerec.batch import Batch
-from seerec.kernels import Network, score_candidates, scores, whole
+from seerec.kernels import Network, draw, score_candidates, scores, whole
 from seerec.models.attention import history_mask
 from seerec.models.base import Kind, ReasoningRecommender, Vocabulary
 from seerec.models.contexts import OTHER, SIDES, Contexts, LatentSide, Projected, absorbs, project
@@ -55,6 +55,8 @@ from seerec.models.losses import mean_over, ranking_loss
 from seerec.models.recursion import Histories, Runs, crossings, is_one_operation, steps_at_once
 from seerec.models.target_attention import Mixture, TargetAttention, Vectors
 
+_FEW = 8
+"""Candidates of a target below which scoring learns apart."""
 _PART, _HELD = 1 << 22, 1 << 24
 """Elements of the widest tensor of scoring: in one part (16 MB), and in all where a gradient follows (docs/performance.md)."""
 
@@ -310,25 +312,28 @@ class LCRSER(ReasoningRecommender[LCRState]):
         return logits if state.rollouts else logits.squeeze(2)
 
     def _at_once(self, state: LCRState, items_BTCD: Tensor) -> bool:
-        """Whether one kernel does eq. 8 and 10."""
+        """Whether one kernel does eq. 8 and 10; where few candidates learn, it has too little to share."""
         config = self.config
         plain = config.aggregation == "target" and config.attention in ("bilinear", "dot") and not config.perturb_history
-        own = not state.rollouts and items_BTCD.shape[:2] == state.start["r"].shape[:2] and not self.training
-        return plain and own and scores(items_BTCD)
+        assert state.run_start is not None
+        few = items_BTCD.shape[2] < _FEW and torch.is_grad_enabled()
+        return plain and not few and scores(items_BTCD, state.run_start["r"].shape[2])
 
     def _score_at_once(self, state: LCRState, items_BTCD: Tensor) -> Tensor:
         assert state.steps is not None
         network, of_side = None, dict.fromkeys(SIDES, items_BTCD.new_empty(0, items_BTCD.shape[3]))
         if self.config.scorer != "dot":
             of_user, of_side["s"], of_side["r"], of_item = self.mlp.columns
-            network = Network.of(F.linear(state.user, of_user, self.mlp.bias), of_item, self.mlp.later)
+            draws = [draw(self.mlp.dropout, self.training) for _ in self.config.hidden]
+            network = Network.of(F.linear(state.user, of_user, self.mlp.bias), of_item, self.mlp.later, draws)
         sides = [
             cast(TargetAttention, self.target[side]).states(
                 state.encoded[side], state.reach[side].visible, state.steps[side], whole(of_side[side])
             )
             for side in SIDES
         ]
-        return score_candidates(items_BTCD, sides, network, dot=self.config.scorer != "mlp")
+        logits = score_candidates(items_BTCD, sides, network, dot=self.config.scorer != "mlp")
+        return logits if state.rollouts else logits.squeeze(2)
 
     def _aggregate(self, state: LCRState, side: str, items_BTCD: Tensor) -> Mixture | Vectors:
         """The vector w of eq. 8 over H(K) of eq. 7, by trajectory and candidate, or one of table 3's means."""

@@ -138,10 +138,10 @@ class TargetAttention(nn.Module):
         return Mixture(all_weights, self._values(history_BLD), self._values(own_BTNKD))
 
     def states(self, history_BLD: Tensor, visible_BTL: Tensor, own_BTNKD: Tensor, matrix_HD: Tensor) -> States:
-        """What ``score_candidates`` reads, of one trajectory; for one head, and not for ``mlp``."""
+        """What ``score_candidates`` reads; for one head, and not for ``mlp``."""
         d = history_BLD.shape[2]
-        of_key = torch.eye(d, device=history_BLD.device) / math.sqrt(d) if self.form == "dot" else self.query.weight
-        return States(history_BLD, visible_BTL, own_BTNKD.flatten(1, 3), of_key, matrix_HD.T)
+        of_key = torch.eye(d, device=history_BLD.device) / math.sqrt(d) if self.form == "dot" else self.query.weight.T
+        return States(history_BLD, visible_BTL, own_BTNKD, of_key, matrix_HD)
 
     def _attended(self, items_BTCD: Tensor, history_BLD: Tensor, visible_BTL: Tensor, own_BTNKD: Tensor) -> Tensor:
         """w, B T N C D, every candidate of every trajectory a query of its row."""
