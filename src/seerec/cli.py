@@ -204,11 +204,15 @@ def train(
 ) -> None:
     """Train a model on a corpus."""
     chosen = arguments.settings(pairs or [], seed=seed, epochs=epochs)
+    from seerec.device import place_of
+    from seerec.kernels import choose
     from seerec.kernels.library import library
     from seerec.training.train import train as fit
 
     if not as_json:
         typer.echo(f"On a processor with {library.said}; SEEREC_KERNELS=off does without compiled kernels.", err=True)
+        _, why = choose(chosen.get("precision", "auto"), place_of(device))
+        typer.echo(f"{why[0].upper()}{why[1:]}.", err=True)
     run = fit(
         corpus, out, model=model, preset=preset, settings=chosen, stages=stages, resume=resume, start=start,
         device=device, progress=_progress(as_json),

@@ -166,6 +166,9 @@ class TrainSettings(Settings):
     """Validation metric that early stopping and the schedule watch."""
     validation_users: int | None = Field(None, ge=1)
     """Validate on this many targets, the same ones each time; None: all."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of the kernels' products in training: bf16 rounds what is multiplied to 16 bits; sums, weights and validation stay in fp32.
+    auto: bf16 where the processor multiplies such numbers (AMX)."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of weights, batches, dropout and noise."""
     checkpoint_seconds: float = Field(60.0, ge=0)

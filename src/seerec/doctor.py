@@ -82,9 +82,10 @@ def _threads() -> Check:
 
 
 def _kernels() -> Check:
+    from seerec.kernels import has_halves
     from seerec.kernels.library import library
 
-    return _check("kernels", library.said)
+    return _check("kernels", f"{library.said}; {'bf16 and fp32' if has_halves() else 'fp32 alone'}")
 
 
 def _gpu() -> Check:

@@ -12,7 +12,7 @@ from seerec.kernels.draws import Draws, draw, dropout, relu_dropout
 from seerec.kernels.encode import averages, encode, encodes, mean_of_rows
 from seerec.kernels.latent import SITES, Matrix, Norm, Recursion, recur, recurs
 from seerec.kernels.norm import join_norm
-from seerec.kernels.precision import Precision, has_halves, in_halves, products_in
+from seerec.kernels.precision import Precision, choose, has_halves, in_halves, products_in
 
 __all__ = [
     "SITES",
@@ -25,6 +25,7 @@ __all__ = [
     "States",
     "attend",
     "averages",
+    "choose",
     "draw",
     "dropout",
     "encode",

@@ -33,6 +33,7 @@ struct Task {
   long base(int side) const { return side ? padded(l[0], ALIGNED) : 0; }
   long own_base() const { return padded(l[0], ALIGNED) + padded(l[1], ALIGNED); }
   long places() const { return own_base() + padded(SIDES * k, ALIGNED); }
+  long used() const { return own_base() + SIDES * k; }  // places up to the last state
   long hidden() const { return static_cast<long>(layers.size()) - LATER; }  // hidden layers; 0: no MLP
   const Linear& later(long i) const { return layers[LATER + i]; }  // from hidden layer i to the next
   long widest() const {
@@ -207,7 +208,7 @@ void score_block(const Task& t, const Maps<P>& maps, P& products, const States<P
   float* z = at_layers.z[0];
   for (long i = 0; i < many; i++)
     for (long j = 0; j < t.h; j += WIDE) put(z + i * t.h + j, at(given.first + (first + i) * t.h + j) + at(known + j));
-  products.times(at_layers.p, s, states.v_right, nullptr, z, t.h, many, t.h, s, true);
+  products.times(at_layers.p, s, states.v_right, nullptr, z, t.h, many, t.h, t.used(), true);
   for (long layer = 0; layer < t.hidden(); layer++) {
     z = at_layers.z[layer];
     const Ready<P>& next = maps[LATER + layer];
@@ -361,7 +362,7 @@ struct Back {
 template <class P>
 void block_back(const Task& t, const Maps<P>& maps, P& products, const States<P>& states, const Given& given, long first, long many,
                 const Layers& at_layers, const float* of_scores, Back& back, Learned& learned) {
-  const long s = t.places(), own = t.own_base();
+  const long s = t.places(), own = t.own_base(), end = padded(t.used());
   if (t.h) {
     const long last = t.hidden() - 1;
     for (long layer = last; layer >= 0; layer--) {
@@ -379,8 +380,8 @@ void block_back(const Task& t, const Maps<P>& maps, P& products, const States<P>
       for (long j = 0; j < many * map.in; j += WIDE) put(of_z + j, at(z + j) > 0 ? at(of_z + j) * kept : Floats{});
     }
     add(back.z[0], many * t.h, back.first + first * t.h);
-    products.times(back.z[0], t.h, states.v_back, nullptr, back.p, s, many, s, t.h);
-    products.add_turned(at_layers.p, s, back.z[0], t.h, back.v, t.h, s, t.h, many);
+    products.times(back.z[0], t.h, states.v_back, nullptr, back.p, s, many, end, t.h);
+    products.add_turned(at_layers.p, s, back.z[0], t.h, back.v, t.h, t.used(), t.h, many);
   } else {
     std::fill(back.p, back.p + many * s, 0.0f);
   }
@@ -388,7 +389,7 @@ void block_back(const Task& t, const Maps<P>& maps, P& products, const States<P>
     const float *p = at_layers.p + i * s, *dots = given.dots + (first + i) * s;
     float *dp = back.p + i * s, *of_logits = back.logits + (first + i) * s, *of_dots = back.dots + (first + i) * s;
     if (t.dot)
-      for (long j = 0; j < s; j += WIDE) {
+      for (long j = 0; j < end; j += WIDE) {
         put(dp + j, at(dp + j) + at(dots + j) * of_scores[i]);
         put(of_dots + j, at(p + j) * of_scores[i] + (j < own ? at(of_dots + j) : Floats{}));
       }
@@ -401,10 +402,10 @@ void block_back(const Task& t, const Maps<P>& maps, P& products, const States<P>
     for (int a = 0; a < SIDES; a++) {
       Floats totals{};
       for (long j = t.base(a); j < t.base(a) + padded(t.l[a], ALIGNED); j += WIDE) totals += at(p + j) * at(dp + j);
-      for (long j = own; j < s; j += WIDE) totals += of_side(a, j) ? at(p + j) * at(dp + j) : Floats{};
+      for (long j = own; j < end; j += WIDE) totals += of_side(a, j) ? at(p + j) * at(dp + j) : Floats{};
       delta[a] = sum(totals);
     }
-    for (long j = 0; j < s; j += WIDE) {
+    for (long j = 0; j < end; j += WIDE) {
       const Floats less = j < t.base(1) ? all(delta[0]) : j < own ? all(delta[1]) : of_side(0, j) ? all(delta[0]) : all(delta[1]);
       put(of_logits + j, at(p + j) * (at(dp + j) - less) + (j < own ? at(of_logits + j) : Floats{}));
     }

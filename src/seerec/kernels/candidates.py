@@ -102,7 +102,6 @@ class _Score(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         visible_s, visible_r, *tensors = ctx.saved_tensors
-        b, t, n, k, d = tensors[1].shape
         leaves, known = tensors[:5], tensors[5]
         layers = _layers(tensors)
         sizes = [x.numel() for x in layers]

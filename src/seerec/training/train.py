@@ -25,6 +25,7 @@ from seerec.device import place_of
 from seerec.errors import SeerecError
 from seerec.evaluation.metrics import per_target, summary
 from seerec.evaluation.ranking import rank_candidates
+from seerec.kernels import Precision, choose, products_in
 from seerec.models.base import CountingRecommender, NeuralRecommender, ReasoningRecommender, Recommender, Vocabulary
 from seerec.models.registry import build
 from seerec.progress import SILENT, Progress
@@ -100,6 +101,8 @@ def train(
         "start": None if start is None else artifact.read_manifest(artifact.locate(start)).get("corpus_hash"),
     }
     place = place_of(device)
+    precision, _ = choose(training.precision, place)
+    facts["products"] = precision
     batch = training.batch
     vocabulary = artifact.vocabulary_of(corpus, batch.query_words)
     with _settled(place):
@@ -111,7 +114,7 @@ def train(
             run = Run.begin(Path(out), facts, resume)
             remove_partials(run.path)
             if not (run.path / "result.json").is_file():
-                _Work(corpus, vocabulary, training, run, place, progress).do(built, stages)
+                _Work(corpus, vocabulary, training, run, place, precision, progress).do(built, stages)
     return run
 
 
@@ -143,9 +146,10 @@ class _Work:
         settings: TrainSettings,
         run: Run,
         device: torch.device,
+        precision: Precision,
         progress: Progress,
     ) -> None:
-        self.vocabulary = vocabulary
+        self.vocabulary, self.precision = vocabulary, precision
         self.corpus, self.settings, self.run, self.device, self.progress = corpus, settings, run, device, progress
         self.rows_kept = None if settings.users is None else sample_rows(corpus, settings.users)
         sets = load_candidates(corpus, "val")
@@ -178,10 +182,11 @@ class _Work:
 
         def objective(batches: tuple[Batch, ...], update: int) -> tuple[dict[str, torch.Tensor], dict[str, float]]:  # noqa: ARG001
             model.train()
-            terms = model.objective(batches[0], model.encode(batches[0]), s.objective)
-            for search in batches[1:]:
-                own = model.objective(search, model.encode(search), s.objective)
-                terms |= {f"search_{name}": model.config.search_weight * term for name, term in own.items()}
+            with products_in(self.precision):
+                terms = model.objective(batches[0], model.encode(batches[0]), s.objective)
+                for search in batches[1:]:
+                    own = model.objective(search, model.encode(search), s.objective)
+                    terms |= {f"search_{name}": model.config.search_weight * term for name, term in own.items()}
             return terms, {}
 
         how = (s.batch.rows, s.batch.negatives, s.unknown_user_share, s.batch.fresh_negatives)
@@ -222,13 +227,18 @@ class _Work:
         model = artifact.load(self.run.artifact(1)).model.to(self.device)
         assert isinstance(model, ReasoningRecommender)
         policy = PolicyObjective(model, copy.deepcopy(model), r)
+
+        def objective(batches: tuple[Batch, ...], update: int) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+            with products_in(self.precision):
+                return policy(batches[0], update)
+
         self._run(
             Stage(
                 number=2,
                 model=model,
                 inputs=model.inputs,
                 batches=StepBatches(self._batches(2, model, r.rows, r.negatives, s.unknown_user_share)),
-                objective=lambda batches, update: policy(batches[0], update),
+                objective=objective,
                 optimizer=self._optimizer(model, 0.0),
                 validate=self._validate(model),
                 keep_best=self._keep(2, model),
