@@ -7,16 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seerec.batch import Batch
 from seerec.kernels import attend, averages, dropout, encodes, join_norm, mean_of_rows, relu_dropout
 from seerec.kernels import library as loading
 from seerec.kernels.attention import _attend_in_torch
 from seerec.kernels.draws import Draws, draw, factors_like
 from seerec.models.attention import Absorbed, Attention, EncoderLayer
-from seerec.models.base import Vocabulary
 from seerec.models.layers import masked_mean
-from seerec.models.registry import build
-from seerec.training.presets import resolve
 
 compiled = pytest.mark.skipif(loading.library.functions is None, reason=loading.library.said)
 TYPES = {torch.float32: 1e-5, torch.bfloat16: 0.03}
@@ -293,47 +289,3 @@ def test_means_of_rows(shape, width):
     with pytest.raises(IndexError, match="40 rows"):
         mean_of_rows(table, ids + 40)
     assert not averages(table.requires_grad_(), ids)
-
-
-@compiled
-@pytest.mark.parametrize(("targets", "candidates"), [(1, 100), (4, 7)])
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        {},
-        {"model.scorer": "mlp"},
-        {"model.scorer": "dot"},
-        {"model.attention": "dot"},
-        {"model.steps": 0},
-        {"model.hidden": [32, 48]},
-        {"model.hidden": [20, 7]},
-        {"model.hidden": [9]},
-    ],
-)
-def test_scores_at_once_are_the_scores(monkeypatch, overrides, targets, candidates):
-    config, _ = resolve("lcr-ser", "best", {"model.width": 32, **overrides})
-    none = torch.zeros(1, 0, dtype=torch.int32)
-    model = build("lcr-ser", config, Vocabulary(9, 50, 40, torch.zeros(50, dtype=torch.int64), none, none, none), 11, 6).eval()
-    g = torch.Generator().manual_seed(3)
-    for parameter in model.parameters():
-        parameter.data.add_(torch.randn(parameter.shape, generator=g), alpha=0.1)
-    b = 5
-    seen = {"rec": torch.randint(0, 12, (b, targets), generator=g), "search": torch.randint(0, 7, (b, targets), generator=g)}
-    seen["rec"][0, 0] = seen["search"][0, 0] = 0  # a target that sees nothing
-    clock = {"rec_time": torch.arange(11).expand(b, 11), "search_time": torch.arange(6).expand(b, 6)}
-    batch = Batch(
-        user=torch.randint(1, 9, (b,), generator=g), rec=torch.randint(2, 50, (b, 11), generator=g),
-        query=torch.randint(0, 40, (b, 6, 3), generator=g), click=torch.randint(0, 50, (b, 6, 2), generator=g),
-        searched=torch.ones(b, 6, dtype=torch.bool), rec_seen=seen["rec"], search_seen=seen["search"],
-        candidates=torch.randint(2, 50, (b, targets, candidates), generator=g), **clock,
-        positive=torch.zeros(b, targets, dtype=torch.long), target_time=torch.full((b, targets), 11),
-        task=torch.zeros(b, dtype=torch.long), target_query=torch.zeros(b, targets, 3, dtype=torch.long), key=torch.arange(b),
-    )  # fmt: skip
-    with torch.no_grad():
-        at_once = model.score(model.encode(batch), model.items(batch.candidates))
-        calls = []
-        monkeypatch.setattr(loading, "library", loading.Library(None, "as if nothing had been compiled"))
-        monkeypatch.setattr(type(model), "_score_at_once", lambda *_: calls.append(1))
-        apart = model.score(model.encode(batch), model.items(batch.candidates))
-    assert not calls
-    assert_near([at_once], [apart], 1e-5)

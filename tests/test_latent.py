@@ -1,11 +1,12 @@
-"""The recursion as one operation against the same steps one by one: states, attention, gradients, draws, on any threads."""
+"""LCR-SER's recursion and its scoring, each as one operation, against their pieces: values, gradients, draws, threads, bf16."""
 
 import pytest
 import torch
-from tests.models.synthetic import ROOM, R, S, batch, vocabulary
+from tests.models.synthetic import ITEMS, ROOM, R, S, batch, vocabulary
 
 from seerec.kernels import has_halves, products_in
 from seerec.kernels import library as loading
+from seerec.models.lcr_ser import LCRSER
 from seerec.models.recursion import is_one_operation
 from seerec.models.registry import build
 from seerec.training.presets import resolve
@@ -28,6 +29,10 @@ def noise_of(given, rollouts, model):
     return torch.randn(*given.rec_seen.shape, rollouts, model.start_width, generator=torch.Generator().manual_seed(4)) * 0.3
 
 
+def gradients_of(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+
+
 def with_gradients(model, given, rollouts):
     """States, attention and every weight's gradient, of a loss that reads all steps of main run and twin."""
     torch.manual_seed(5)
@@ -38,8 +43,7 @@ def with_gradients(model, given, rollouts):
     states = [*state.steps.values(), *twin.values()]
     g = torch.Generator().manual_seed(6)
     sum((x * torch.randn(x.shape, generator=g)).sum() for x in states).backward()
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    return [x.detach() for x in states] + ([] if state.cross is None else list(state.cross.values())), gradients
+    return [x.detach() for x in states] + ([] if state.cross is None else list(state.cross.values())), gradients_of(model)
 
 
 def assert_alike(found, expected, tolerance=1e-5):
@@ -128,3 +132,84 @@ def test_products_in_halves_are_near(settings, rollouts):
     for name, expected in exact[1].items():
         if not name.endswith("key.bias"):
             assert (near[1][name] - expected).norm() < 0.12 * expected.norm(), name
+
+
+# scoring -----------------------------------------------------------------------------------------------------------------
+
+FORMS = [
+    {}, {"scorer": "mlp"}, {"scorer": "dot"}, {"attention": "dot"}, {"steps": 0}, {"steps": 5}, {"width": 32, "hidden": [32, 48]},
+    {"hidden": [20, 7]}, {"hidden": [9]}, {"hidden": [16, 40, 24]},
+]  # fmt: skip
+
+
+def scores_of(model, given, rollouts, monkeypatch, *, at_once, catalogue=False):
+    """Logits, every weight's gradient of a weighted sum of them where gradients are on, and how often the kernel was asked."""
+    calls = []
+    with monkeypatch.context() as patched:
+        if at_once:
+            kernel = LCRSER._score_at_once
+            patched.setattr(LCRSER, "_score_at_once", lambda *args: calls.append(1) or kernel(*args))
+        else:
+            patched.setattr(LCRSER, "_at_once", lambda *_: False)
+        torch.manual_seed(5)
+        model.zero_grad()
+        state = model.history(given)
+        state = model.reason(state, noise_of(given, rollouts, model) if rollouts else None)
+        torch.manual_seed(6)  # of dropout in the MLP
+        logits = model.score(
+            state, model.items(torch.arange(2, ITEMS))[None, None] if catalogue else model.items(given.candidates)
+        )
+    assert bool(calls) == at_once
+    if torch.is_grad_enabled():
+        (logits * torch.randn(logits.shape, generator=torch.Generator().manual_seed(3))).sum().backward()
+    return [logits.detach()], {
+        name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None and p.grad.any()
+    }
+
+
+@pytest.mark.parametrize(("training", "candidates", "rollouts"), [(True, 17, 0), (False, 40, 3), (True, 9, 2)])
+@pytest.mark.parametrize("settings", FORMS, ids=str)
+def test_scores_at_once_are_the_scores_and_so_are_their_gradients(settings, training, candidates, rollouts, monkeypatch):
+    if rollouts and settings.get("steps") == 0:
+        pytest.skip("without steps there is nothing to roll out")
+    model, given = model_of(settings).train(training), batch(rows=5, candidates=candidates)
+    found, expected = (scores_of(model, given, rollouts, monkeypatch, at_once=once) for once in (True, False))
+    assert_alike(found, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("settings", FORMS, ids=str)
+@pytest.mark.parametrize("catalogue", [True, False])
+def test_scores_at_once_without_a_gradient(settings, catalogue, monkeypatch):
+    model, given = model_of(settings).eval(), batch(rows=6, candidates=40)
+    found, expected = (scores_of(model, given, 0, monkeypatch, at_once=once, catalogue=catalogue)[0] for once in (True, False))
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_more_candidates_than_a_chunk_holds(monkeypatch):
+    model, given = model_of({}).eval(), batch(rows=4, targets=1)
+    wide = given.with_(candidates=torch.arange(2, 2 + 300).remainder(ITEMS - 2).add(2).expand(4, 1, 300))
+    found, expected = (scores_of(model, wide, 0, monkeypatch, at_once=once)[0] for once in (True, False))
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not has_halves(), reason="no AMX here")
+@pytest.mark.parametrize("rollouts", [0, 3])
+@pytest.mark.parametrize("settings", [{}, {"scorer": "dot"}, {"hidden": [20, 7]}], ids=str)
+def test_scores_in_halves_are_near(settings, rollouts, monkeypatch):
+    model, given = model_of(settings).eval(), batch(rows=9, candidates=40)
+    (exact,), gradients = scores_of(model, given, rollouts, monkeypatch, at_once=True)
+    with products_in("bf16"):
+        (near,), others = scores_of(model, given, rollouts, monkeypatch, at_once=True)
+    assert not torch.equal(near, exact)
+    assert (near - exact).norm() < 0.02 * exact.norm()
+    for name, expected in gradients.items():
+        if not name.endswith("key.bias"):
+            assert (others[name] - expected).norm() < 0.15 * expected.norm(), name
+
+
+def test_few_candidates_that_learn_are_scored_apart(monkeypatch):
+    model, given = model_of({}).train(), batch(rows=5, candidates=2)
+    monkeypatch.setattr(LCRSER, "_score_at_once", None)
+    assert model.score(model.encode(given), model.items(given.candidates)).requires_grad
