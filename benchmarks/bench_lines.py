@@ -67,7 +67,8 @@ def model_lines(key: str, found: dict[str, Any]) -> Iterator[str]:
     if "peak_rss_bytes" in found:
         yield (
             f"{key} peak memory {found['peak_rss_bytes'] / 1e9:.2f} GB; after training "
-            f"{found['peak_rss_over_held']:.2f} times parameters and optimizer state ({found['held_bytes'] / 1e9:.2f} GB)"
+            f"{found['peak_rss_over_held']:.2f} times parameters and optimizer state ({found['held_bytes'] / 1e9:.2f} GB), "
+            f"{found['own_peak_over_held']:.2f} times without what Python and torch hold before"
         )
 
 
@@ -91,7 +92,14 @@ def extra_lines(extra: dict[str, Any]) -> Iterator[str]:
         yield f"lcr-ser reinforce {rates['median']:.0f} targets/s, {each:.0f} us a target (N = 8, 1 + 99 candidates)"
     else:
         yield f"lcr-ser reinforce failed: {stage2['error']}"
-    for name in ("stage 2 over stage 1, time of a target", "evaluation, K = 5 over K = 0, time of a row"):
+    for name, found in (("stage 2", stage2), ("stage 2 in fp32", extra["stage 2 in fp32"])):
+        if of := found["of_ceilings"]:
+            shares = ", ".join(f"{ceiling[3:]} {x['median']:.2%}" for ceiling, x in of.items() if ceiling.startswith("of ") and x)
+            yield f"lcr-ser {name} of ceilings: {shares}; {of['flop']:,.0f} FLOP and {of['bytes']:,.0f} bytes a target"
+    for name in (
+        "stage 2 over stage 1, time of a target", "stage 2 over the straightforward one", "stage 2, bf16 over fp32",
+        "training, bf16 over fp32", "evaluation, bf16 over fp32", "evaluation, K = 5 over K = 0, time of a row",
+    ):  # fmt: skip
         yield f"lcr-ser {name}: {said(extra[name])}"
     for what, found in extra["over the UniSAR authors' program"].items():
         why = found["error"] or "give a checkout of the authors' program with --unisar"

@@ -9,6 +9,7 @@ from typing import Any
 
 from workers import Program
 
+from seerec.kernels import has_halves
 from seerec.models.base import CountingRecommender
 from seerec.models.registry import MODELS
 
@@ -67,6 +68,11 @@ def plan(given: argparse.Namespace, size: Any, load: Path, pythons: Mapping[str,
         if key == "lcr-ser":
             asks += [Ask(Program(f"lcr-ser K={k}", (*own, "--steps", str(k))), "evaluate", key, base) for k in (0, 5)]
             asks.append(Ask(Program("lcr-ser stage 2", own), "reinforce", key, base))
+            exact, half = (Program(f"lcr-ser {kind}", (*own, "--precision", kind)) for kind in ("fp32", "bf16"))
+            asks += [Ask(exact, "train", key, base), Ask(exact, "reinforce", key, base)]
+            asks += [Ask(half, "evaluate", key, base)] if has_halves() else []
+            plain = Program("lcr-ser stage 2 straightforward", (*own, "--straightforward"))
+            asks.append(Ask(plain, "reinforce", key, base))
         if given.unisar and key == "lcr-ser":
             sizes = ("--words", str(size.words), "--users", str(size.loaded), "--negatives", "1")
             worker = str(HERE / "peers" / "unisar_program.py")

@@ -100,7 +100,7 @@ def sasrec(config: SASRecConfig, shape: Shape) -> list[Product]:
     return [*blocks, Product(shape.targets, shape.candidates, config.width, 1, weights=False)]
 
 
-def lcr_ser(config: LCRSERConfig, shape: Shape) -> list[Product]:
+def lcr_ser(config: LCRSERConfig, shape: Shape, rollouts: int = 1) -> list[Product]:
     """LCR-SER of one layer with bilinear target attention, as in the preset ``best``; F is the feed-forward width.
 
     Multiply-adds of a row and a side, with S = L + T K states and M = min(T C, S):
@@ -121,6 +121,8 @@ def lcr_ser(config: LCRSERConfig, shape: Shape) -> list[Product]:
         T C (D^2 + 2 (L + K) D + D + D H)                             w of eq. 8, its dot product, the MLP's first layer on w
 
     and for both sides together D H + T C (D H + H) of the MLP: its columns of user and candidate, and its last layer.
+
+    N ``rollouts`` make T N of T in the steps, and of T C where trajectories differ: own states, mixtures, the MLP's later layers.
     """
     if config.layers != 1 or config.attention != "bilinear" or config.aggregation != "target" or config.scorer != "mlp+dot":
         raise ValueError("these settings of lcr-ser are not written out; compare with what torch counts alone")
@@ -128,23 +130,37 @@ def lcr_ser(config: LCRSERConfig, shape: Shape) -> list[Product]:
     t, c, length, k = shape.targets, shape.candidates, shape.length, config.steps
     side = [Product(1, length, length, d, gradients=1), *encoder(length, config, inner)]
     side += [Product(4, length, d, d)] if k else []
+    runs = t * rollouts
     for step in range(1, k + 1):
-        side += [Product(8, t, d, d), Product(1, t, d, inner), Product(1, t, inner, d)]
-        side += 2 * attention(t, length, step, d, heads)
-    side += (scored_by_vector if c <= k else scored_by_mixture)(t, c, length, k, d, hidden[0])
+        side += [Product(8, runs, d, d), Product(1, runs, d, inner), Product(1, runs, inner, d)]
+        side += 2 * attention(runs, length, step, d, heads)
+    if c <= k and rollouts == 1:
+        side += scored_by_vector(t, c, length, k, d, hidden[0])
+    else:
+        side += scored_by_mixture(t, rollouts, c, length, k, d, hidden[0])
     ends = [Product(1, 1, d, hidden[0]), Product(1, t * c, d, hidden[0])]
-    ends += [Product(1, t * c, a, b) for a, b in pairwise((*hidden, 1))]
+    ends += [Product(1, runs * c, a, b) for a, b in pairwise((*hidden, 1))]
     return 2 * side + ends
 
 
-def scored_by_mixture(t: int, c: int, length: int, k: int, d: int, h: int) -> list[Product]:
+def scored_by_mixture(t: int, rollouts: int, c: int, length: int, k: int, d: int, h: int) -> list[Product]:
     """Of one side: weights of eq. 8, and with them mixtures of inner products and of mapped states; h is H."""
-    states = length + t * k
+    runs = t * rollouts
+    states = length + runs * k
     found = [Product(1, min(t * c, states), d, d)]  # the bilinear form, on candidates or on states
     found += 2 * [Product(1, t * c, d, length, weights=False)]  # logits, then the dot product with each state
-    found += [Product(1, states, d, h), Product(1, t * c, length, h, weights=False)]
-    own = [*2 * [Product(t, c, d, k, weights=False)], Product(t, c, k, h, weights=False)]
+    found += [Product(1, states, d, h), Product(1, runs * c, length, h, weights=False)]
+    own = [*2 * [Product(runs, c, d, k, weights=False)], Product(runs, c, k, h, weights=False)]
     return found + (own if k else [])
+
+
+def reinforced(rows: int, targets: int) -> dict[str, float]:
+    """FLOP and bytes of a target of LCR-SER in stage 2: the policy with its gradient, the reference without."""
+    config, settings = resolve("lcr-ser", "best", {})
+    tuned, shape = settings.reinforce, Shape(targets, 1 + settings.reinforce.negatives)
+    found = lcr_ser(config, shape, tuned.rollouts)
+    moved = sum(p.moved * (2 + p.gradients) for p in found)
+    return {"flop": (flop(found, True) + flop(found, False)) / targets, "bytes": moved / targets, "rows": rows}
 
 
 def scored_by_vector(t: int, c: int, length: int, k: int, d: int, h: int) -> list[Product]:

@@ -3,7 +3,9 @@
     echo train lcr-ser 5 | python benchmarks/ours_worker.py LOAD.npz
 
 ``train`` is stage 1, ``reinforce`` stage 2, ``evaluate`` ranks 100 candidates a row. One process holds one model, so that its
-peak of memory is the model's. ``--started MOMENT`` takes the first training step instead, says when it had ended, and goes.
+peak of memory is the model's. Products are in the precision that the program chooses, or all in that of ``--precision``.
+``--straightforward`` takes stage 2 without anything shared, in torch's operations. ``--started MOMENT`` takes the first training
+step instead, says when it had ended, and goes.
 """
 
 import argparse
@@ -13,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -21,12 +23,15 @@ from answers import Answer, peak_bytes, serve, set_threads
 from curve_point import Point, SizedTrainer
 from peers.protocol import CANDIDATES, Clock
 from steps import generator, load, vocabulary
+from straightforward import objective
 from torch import Tensor
 
 from seerec.batch import SEARCH, Batch
-from seerec.kernels.library import library
+from seerec.kernels import Precision
+from seerec.kernels import library as loading
 from seerec.models.base import NeuralRecommender
 from seerec.models.inputs import Table
+from seerec.models.lcr_ser import LCRSER
 
 IMPORTED = time.monotonic()
 BATCHES = 4
@@ -64,13 +69,23 @@ class Learner(SizedTrainer):
         model.train()
         self._step(tuple(batches), terms, self.settings.learning_rate)
 
+    def straightforward(self) -> Callable[[Batch], None]:
+        """A function that takes one step of stage 2 in which rollouts share nothing, in torch's operations."""
+        loading.library = loading.Library(None, "torch's operations, as asked")
+        assert isinstance(self.model, LCRSER)
+        settings = self.settings.reinforce
+        plain = objective(self.model, settings)
+        return lambda batch: self._step((batch,), lambda: plain(batch)[0], settings.learning_rate)
+
 
 class Measured:
     """A model with batches of each kind."""
 
-    def __init__(self, point: Point) -> None:
-        self.sizes = vocabulary(point.items, point.words, point.users)
+    def __init__(self, point: Point, precision: Precision | None = None, plain: bool = False) -> None:
+        self.sizes, self.plain = vocabulary(point.items, point.words, point.users), plain
         self.learner = Learner(point, self.sizes)
+        if precision is not None:
+            self.learner.learning_in = self.learner.ranking_in = precision
         model: NeuralRecommender[Any] = self.learner.model
         self.point = point if model.packs else replace(point, targets=1)  # one row for each target
         self.evaluation_rows = min(self.learner.settings.batch.evaluation_rows, 8 * point.rows)
@@ -117,7 +132,7 @@ class Measured:
             return self.learner.learn
         if what == "evaluate":
             return lambda given: self.learner.rank(given[0])
-        tune = self.learner.stage2(self.learner.settings.reinforce)
+        tune = self.learner.straightforward() if self.plain else self.learner.stage2(self.learner.settings.reinforce)
         return lambda given: tune(given[0])
 
     def facts(self) -> dict[str, Any]:
@@ -146,8 +161,9 @@ class Measured:
 class Worker:
     """Builds its model at the first request."""
 
-    def __init__(self, file: Path, steps: int) -> None:
-        self.file, self.steps = file, steps
+    def __init__(self, file: Path, steps: int, precision: Precision | None, plain: bool) -> None:
+        self.file, self.steps, self.precision, self.plain = file, steps, precision, plain
+        self.before = peak_bytes()
         self.measured: Measured | None = None
         self.taken: dict[str, tuple[Callable[[Given], object], Iterator[Given]]] = {}
 
@@ -156,7 +172,7 @@ class Worker:
         if what not in ("train", "evaluate", "reinforce"):
             return {"error": f"this worker answers train, evaluate and reinforce, not {what}"}
         if self.measured is None:
-            self.measured = Measured(point_of(self.file, name, self.steps))
+            self.measured = Measured(point_of(self.file, name, self.steps), self.precision, self.plain)
         measured = self.measured
         if measured.point.model != name:
             return {"error": f"this process holds {measured.point.model}: start another one for {name}"}
@@ -170,11 +186,13 @@ class Worker:
             done = sum(batch.rec_seen.numel() for batch in given)
             if clock.tick(done):
                 break
-        facts = measured.facts() if what == "train" else {"rows": measured.evaluation_rows} if what == "evaluate" else {}
-        how = f"{torch.get_num_threads()} threads, torch {torch.__version__}, {library.said}"
+        rows = measured.evaluation_rows if what == "evaluate" else measured.batches[what][0][0].rec_seen.shape[0]
+        facts = measured.facts() if what == "train" else {"rows": rows}
+        precision = measured.learner.ranking_in if what == "evaluate" else measured.learner.learning_in
+        how = f"{torch.get_num_threads()} threads, torch {torch.__version__}, {loading.library.said}, products in {precision}"
         return {
             "model": name, "what": what, "rate": clock.done / clock.seconds, "seconds": clock.seconds,
-            "peak_rss_bytes": peak_bytes(), **facts,
+            "peak_rss_bytes": peak_bytes(), "before_bytes": self.before, **facts,
             "note": f"{clock.steps} steps of {done}, {how}",
         }  # fmt: skip
 
@@ -201,10 +219,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("load", type=Path)
     parser.add_argument("--steps", type=int, default=3, help="K, of LCR-SER alone")
+    parser.add_argument("--precision", choices=get_args(Precision), help="of all products; as the program chooses")
+    parser.add_argument("--straightforward", action="store_true", help="of reinforce")
     parser.add_argument("--started", type=float, help="the parent's monotonic clock when it started this process")
     parser.add_argument("--model", default="lcr-ser", help="of --started")
     given = parser.parse_args()
     if given.started is None:
-        serve(Worker(given.load, given.steps).measure)
+        serve(Worker(given.load, given.steps, given.precision, given.straightforward).measure)
     else:
         print(json.dumps(first_step(given.load, given.model, given.started)))

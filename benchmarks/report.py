@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-from counts import WRITTEN, needed
+from counts import WRITTEN, needed, reinforced
 from workers import Answer
 
 Turns = dict[str, dict[str, list[Answer]]]
@@ -53,6 +53,9 @@ class Report:
     def needs(self, key: str, what: str) -> dict[str, Any] | None:
         """FLOP and, where the products are written out, bytes of a target or of a row."""
         trained, asked = self.facts(key, "train"), self.facts(key, what)
+        if what == "reinforce" and asked:
+            targets = self.facts("lcr-ser", "train").get("T", 30)
+            return {**reinforced(asked["rows"], targets), "from": "the formulas of counts.py"}
         if key in WRITTEN and trained and asked:
             found = needed(key, what, asked["rows"], trained["T"], trained["touched_rows"], trained["dense_parameters"])
             return {**found, "from": "the formulas of counts.py"}
@@ -92,6 +95,7 @@ class Report:
             found["peak_rss_bytes"] = max(answer.get("peak_rss_bytes", 0) for what in KINDS for answer in self.answers(key, what))
             found["peak_rss_training_bytes"], found["held_bytes"] = first["peak_rss_bytes"], held
             found["peak_rss_over_held"] = first["peak_rss_bytes"] / held
+            found["own_peak_over_held"] = (first["peak_rss_bytes"] - first["before_bytes"]) / held
             found["circumstances"] = {
                 name: facts[name] for name in ("rows", "T", "search_rows", "mean_visible_clicks", "mean_visible_searches", "note")
             }
@@ -125,7 +129,15 @@ def extras(report: Report, starts: list[Answer], waited: Answer) -> dict[str, An
             "rates": report.rates("lcr-ser stage 2", "reinforce"),
             "error": report.fault("lcr-ser stage 2", "reinforce"),
             "note": report.facts("lcr-ser stage 2", "reinforce").get("note"),
+            "of_ceilings": report.of_ceilings("lcr-ser stage 2", "reinforce"),
         },
+        "stage 2 in fp32": {"of_ceilings": report.of_ceilings("lcr-ser fp32", "reinforce")},
+        "stage 2 over the straightforward one": report.paired(
+            ("lcr-ser stage 2", "reinforce"), ("lcr-ser stage 2 straightforward", "reinforce")
+        ),
+        "stage 2, bf16 over fp32": report.paired(("lcr-ser stage 2", "reinforce"), ("lcr-ser fp32", "reinforce")),
+        "training, bf16 over fp32": report.paired(("lcr-ser", "train"), ("lcr-ser fp32", "train")),
+        "evaluation, bf16 over fp32": report.paired(("lcr-ser bf16", "evaluate"), ("lcr-ser", "evaluate")),
         "stage 2 over stage 1, time of a target": report.paired(("lcr-ser", "train"), ("lcr-ser stage 2", "reinforce")),
         "evaluation, K = 5 over K = 0, time of a row": report.paired(("lcr-ser K=0", "evaluate"), ("lcr-ser K=5", "evaluate")),
         "over the UniSAR authors' program": {

@@ -25,6 +25,7 @@ from seerec.atomic import write_json
 from seerec.batch import Batch
 from seerec.config import ReinforceSettings, TrainSettings
 from seerec.evaluation.ranking import count_above
+from seerec.kernels import Precision, choose, products_in
 from seerec.models.base import NeuralRecommender, ReasoningRecommender, Vocabulary
 from seerec.models.registry import build
 from seerec.training.optimizers import LazyAdam
@@ -89,7 +90,10 @@ def load(
 
 
 class Trainer:
-    """Steps as the training loop takes them: gather rows, loss, gradient, clip, move."""
+    """Steps as the training loop takes them: gather rows, loss, gradient, clip, move.
+
+    Training multiplies in ``learning_in``, evaluation in ``ranking_in``; by default as the training loop chooses.
+    """
 
     def __init__(
         self,
@@ -105,6 +109,8 @@ class Trainer:
         model = build(key, config, sizes, length, length)
         assert isinstance(model, NeuralRecommender)
         self.model = model.to(device)
+        self.learning_in, _ = choose(self.settings.precision, torch.device(device))
+        self.ranking_in: Precision = "fp32"
         self.optimizer = LazyAdam(model, self.settings.weight_decay)
         for kind in (self.optimizer.mean, self.optimizer.square, self.optimizer.count):
             for state in kind.values():
@@ -124,12 +130,13 @@ class Trainer:
     def rank(self, batch: Batch) -> None:
         """One evaluated batch."""
         model = self.model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), products_in(self.ranking_in):
             count_above(model.score(model.encode(batch), model.items(batch.candidates)), batch.positive)
 
     def _step(self, batches: tuple[Batch, ...], terms: Callable[[], dict[str, Tensor]], rate: float) -> None:
         self.model.inputs.open(*batches)
-        loss = torch.stack(list(terms().values())).sum()
+        with products_in(self.learning_in):
+            loss = torch.stack(list(terms().values())).sum()
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.optimizer.parameters(), self.settings.clip_norm or float("inf"))
