@@ -1,6 +1,6 @@
-"""Stage 2 of LCR-SER as one would first write it: each rollout encodes the histories again, each candidate passes through all layers.
+"""Stage 2 of LCR-SER as one would first write it: each rollout encodes the histories again, each candidate takes all layers.
 
-The same objective, weights and draws as ``seerec.training.reinforce``, in torch's operations; what `bench.py` measures ours against.
+The same objective, weights and draws as ``seerec.training.reinforce``, in torch's operations; `bench.py` measures ours against it.
 """
 
 import copy
@@ -32,10 +32,8 @@ class Straightforward(nn.Module):
 
     def reason(self, batch: Batch, noise_BTND: Tensor) -> list[LCRState]:
         """Each rollout from the batch anew."""
-        return [
-            self.model.reason(self.model.history(batch), noise_BTND[:, :, n : n + 1].contiguous())
-            for n in range(noise_BTND.shape[2])
-        ]
+        noises = (noise.contiguous() for noise in noise_BTND.split(1, 2))
+        return [self.model.reason(self.model.history(batch), noise) for noise in noises]
 
     def trajectory(self, states: list[LCRState], items_BTCD: Tensor) -> Trajectory:
         """Scores of the last step."""
@@ -48,10 +46,9 @@ class Straightforward(nn.Module):
         assert state.steps is not None
         w = {}
         for side in SIDES:
-            b, t, _, k, d = state.steps[side].shape
-            states = torch.cat(
-                [state.encoded[side].unsqueeze(1).expand(-1, t, -1, -1), state.steps[side][:, :, 0]], 2
-            )  # B T L+K D
+            b, t, _, k, _ = state.steps[side].shape
+            history = state.encoded[side].unsqueeze(1).expand(-1, t, -1, -1)
+            states = torch.cat([history, state.steps[side][:, :, 0]], 2)  # B T L+K D
             seen = torch.cat([state.reach[side].visible, state.reach[side].visible.new_ones(b, t, k)], 2)
             logits = model.target[side].query(e) @ states.transpose(2, 3)
             w[side] = logits.masked_fill(~seen.unsqueeze(2), -1e9).softmax(3) @ states
