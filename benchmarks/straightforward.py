@@ -1,6 +1,6 @@
 """Stage 2 of LCR-SER as one would first write it: each rollout encodes the histories again, each candidate takes all layers.
 
-The same objective, weights and draws as ``seerec.training.reinforce``, in torch's operations; `bench.py` measures ours against it.
+The same objective, weights and draws as ``seerec.training.reinforce``, in torch's operations: `bench.py` sets ours beside it.
 """
 
 import copy
