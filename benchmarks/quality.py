@@ -14,8 +14,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import numpy as np
-
 from seerec.atomic import write_json
 from seerec.config import TrainSettings
 from seerec.data.batches import TrainingBatches
@@ -28,12 +26,11 @@ from seerec.training.train import train
 
 
 def targets_a_step(corpus: Corpus, settings: TrainSettings) -> int:
-    """Mean number of targets of a packed step."""
-    batches = TrainingBatches(
-        corpus, settings.batch, seed=0, packs=True, rows=settings.batch.rows, negatives=1, unknown_user_share=0.0
-    )
-    steps = range(min(20, batches.steps(0)))
-    return round(float(np.mean([int(batches.batch(0, step).target_mask.sum()) for step in steps])))
+    """Mean number of targets of a packed step, over an epoch: its steps hold rows of like lengths, so that they differ."""
+    rows = settings.batch.rows
+    batches = TrainingBatches(corpus, settings.batch, seed=0, packs=True, rows=rows, negatives=1, unknown_user_share=0.0)
+    steps = batches.steps(0)
+    return round(sum(int(batches.batch(0, step).target_mask.sum()) for step in range(steps)) / steps)
 
 
 def ways(corpus: Corpus) -> dict[str, dict[str, Any]]:
