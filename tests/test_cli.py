@@ -24,7 +24,7 @@ SURFACE = {
         "--val-start --zero-click"
     ),
     "train": "corpus --device --epochs --from --help --json --model --out --preset --resume --seed --set --stages",
-    "evaluate": "run --corpus --full --help --json --limit --split --stage --task",
+    "evaluate": "run --corpus --full --help --json --limit --precision --split --stage --task",
     "download": "name --accept-licence --help --json --out",
     "simulate": "out --as --help --json --scale --seed",
     "compare": (

@@ -231,6 +231,7 @@ def evaluate(
         Literal["recommendation", "search"], typer.Option(help="search: items clicked in searches, for models that learn them.")
     ] = "recommendation",
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many targets, the same for every model.")] = None,
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="bf16 is faster on a processor with AMX.")] = "fp32",
     corpus: OtherCorpus = None,
     as_json: AsJson = False,
 ) -> None:
@@ -243,8 +244,9 @@ def evaluate(
 
     candidates: Literal["full", "sampled"] = "full" if full else "sampled"
     found = rank(
-        run, corpus=corpus, split=split, stage=stage, candidates=candidates, task=task, limit=limit, progress=_progress(as_json)
-    )
+        run, corpus=corpus, split=split, stage=stage, candidates=candidates, task=task, limit=limit, precision=precision,
+        progress=_progress(as_json),
+    )  # fmt: skip
     printing.show(printing.with_random_level({"run": str(run), **found.report()}), as_json, printing.evaluation)
 
 
