@@ -53,7 +53,7 @@ def test_training_and_evaluation_are_in_the_precision_asked_for(tiny_corpus, tin
         settings = {**tiny_settings("lcr-ser"), **WIDE, "precision": precision}
         runs[precision] = seerec.train(tiny_corpus, tmp_path / precision, settings=settings).path
     assert json.loads((runs["auto"] / "run.json").read_text())["products"] == "bf16"
-    weights = {name: (run / "stage1" / "model.safetensors").read_bytes() for name, run in runs.items()}
+    weights = {name: (run / "stage1" / "weights.safetensors").read_bytes() for name, run in runs.items()}
     assert weights["auto"] == weights["bf16"] != weights["fp32"]
     exact, near = (seerec.evaluate(runs["fp32"], precision=p) for p in ("fp32", "bf16"))
     assert sorted(x.name for x in (runs["fp32"] / "evaluation").iterdir()) == ["test-sampled-stage2", "test-sampled-stage2-bf16"]
