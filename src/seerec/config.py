@@ -68,7 +68,8 @@ class BatchSettings(Settings):
     targets_per_row: int | None = Field(None, ge=1)
     """T, targets of a packed training row. None: R / 2, so that no target is starved of history."""
     rows: int = Field(128, ge=1)
-    """B, rows of a training batch (packed rows carry up to T targets each)."""
+    """B, rows of a training batch on average: packed rows carry up to T targets each, and a batch of long ones has fewer, so that
+    all batches have equally many targets."""
     negatives: int = Field(4, ge=1)
     """Negatives of a training target, not of the user's own training events unless the pool has hardly others."""
     fresh_negatives: bool = True

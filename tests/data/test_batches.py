@@ -324,12 +324,12 @@ def test_a_sample_of_users_is_the_same_for_every_model(tiny_corpus):
 def test_partners_end_with_the_same_item_and_belong_to_others(tiny_corpus, places, packs):
     batches = training(tiny_corpus, packs=packs, paired=True)
     several = 0
-    for batch in epoch(batches):
+    for batch, windows in zip(epoch(batches), np.diff(batches._plan(0).begin), strict=True):
         last = {b: target for b, _, target in targets_of(batch, places)}  # the last of each row
         for b, target in last.items():
             assert shown_clicks(batch, b, int(batch.rec_seen[b].max()))[-1:] == visible_clicks(tiny_corpus, target)[-1:]
         ends = [int(tiny_corpus.rec_item[target]) for target in last.values()]
-        half = min(16, len(ends))
+        half = int(windows)  # before them the epoch's own, after them their partners
         for partner, item in enumerate(ends[half:], half):
             several += 1
             assert item in ends[:half]
@@ -338,3 +338,20 @@ def test_partners_end_with_the_same_item_and_belong_to_others(tiny_corpus, place
     assert several > 20
     seen = {target for batch in epoch(batches) for _, _, target in targets_of(batch, places)}
     assert seen == set(tiny_corpus.targets("train").tolist())
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_a_step_has_as_many_targets_as_another_and_rows_of_like_length(tiny_corpus, packs):
+    batches = training(tiny_corpus, packs=packs, rows=32)
+    for number in range(3):
+        counts, rows = [], []
+        for batch in epoch(batches, number):
+            counts.append(int(batch.target_mask.sum()))
+            rows.append(len(batch.user))
+        assert sum(counts) == len(batches.target)
+        assert max(counts) <= min(counts) + 2 * batches.width  # a window is never cut
+        assert np.mean(rows) <= 32
+        if packs:
+            assert max(rows) > 1.5 * min(rows)  # long histories carry many targets, so fewer of them are a step
+        else:
+            assert max(rows) <= 32

@@ -27,10 +27,11 @@ _SORT_SPAN = 16  # batches whose rows are sorted by length together, so that lit
 
 @dataclass(frozen=True)
 class Plan:
-    """One epoch: window w has training targets ``lo[w]:hi[w]`` (indices into the training targets)."""
+    """One epoch: window w has training targets ``lo[w]:hi[w]`` (indices into them); batch i windows ``begin[i]:begin[i + 1]``."""
 
     lo: Ints
     hi: Ints
+    begin: Ints
 
 
 class TrainingBatches:
@@ -90,12 +91,12 @@ class TrainingBatches:
 
     def steps(self, epoch: int) -> int:
         """Batches of this epoch."""
-        return -(-len(self._plan(epoch).lo) // self.rows)
+        return len(self._plan(epoch).begin) - 1
 
     def batch(self, epoch: int, step: int) -> Batch:
         """Batch number ``step`` of ``epoch``."""
         plan = self._plan(epoch)
-        part = slice(step * self.rows, (step + 1) * self.rows)
+        part = slice(*plan.begin[step : step + 2])
         return self._batch(plan.lo[part], plan.hi[part], epoch, step)
 
     def share(self, epoch: int, step: int, steps: int) -> Batch | None:
@@ -168,19 +169,29 @@ class TrainingBatches:
         lo = np.flatnonzero(first)
         hi = np.append(lo[1:], len(block))[: len(lo)]
         length = self._length[hi - 1].clip(max=self.settings.rec_length) + hi - lo
-        order = self._order(epoch, length, self._searched[hi - 1].clip(max=self.settings.search_length))
-        return Plan(lo[order], hi[order])
+        searched = self._searched[hi - 1].clip(max=self.settings.search_length)
+        order, begin = self._order(epoch, length, searched, hi - lo)
+        return Plan(lo[order], hi[order], begin)
 
-    def _order(self, epoch: int, length: Ints, searched: Ints) -> Ints:
-        """Shuffle, sort by the lengths of both sides within spans, shuffle the batches; the short last one stays last."""
+    def _order(self, epoch: int, length: Ints, searched: Ints, targets: Ints) -> tuple[Ints, Ints]:
+        """Shuffle, sort by the lengths of both sides within spans, cut a span where targets add up, shuffle the batches.
+
+        Rows of a batch are of like length, and a batch of long ones has fewer of them: a step's loss is a mean, so that with
+        equally many rows a target of a long history would count a tenth of another.
+        """
         draw = bits(self.seed, _ORDER, epoch, np.arange(len(length)))
         order = np.argsort(draw, kind="stable")
         span = np.arange(len(order)) // (self.rows * _SORT_SPAN)
         order = order[np.lexsort((searched[order], length[order], span))]
-        whole = len(order) // self.rows * self.rows
-        batches = order[:whole].reshape(-1, self.rows)
-        shuffled = np.argsort(bits(self.seed, _ORDER, epoch, -1 - np.arange(len(batches))), kind="stable")
-        return np.concatenate([batches[shuffled].reshape(-1), order[whole:]])
+        total = np.bincount(span, targets[order]).astype(np.int64)
+        batches = -(-total * len(targets) // max(self.rows * int(targets.sum()), 1))  # of every span
+        before = targets[order].cumsum() - targets[order] - (total.cumsum() - total)[span]
+        batch = (batches.cumsum() - batches)[span] + before * batches[span] // total[span]
+        size = np.bincount(batch, minlength=int(batches.sum()))
+        size = size[size > 0]
+        shuffled = np.argsort(bits(self.seed, _ORDER, epoch, -1 - np.arange(len(size))), kind="stable")
+        first, size = (size.cumsum() - size)[shuffled], size[shuffled]
+        return order[expand(first, first + size)[1]], np.append(0, size.cumsum())
 
 
 class StepBatches:
