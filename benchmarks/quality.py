@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=4)
     given = parser.parse_args()
     corpus = Corpus.open(given.corpus)
     best: dict[str, dict[int, float]] = {}
