@@ -289,3 +289,18 @@ def test_means_of_rows(shape, width):
     with pytest.raises(IndexError, match="40 rows"):
         mean_of_rows(table, ids + 40)
     assert not averages(table.requires_grad_(), ids)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("block", ["post", "pre", "literal"])
+@pytest.mark.parametrize(("places", "learns"), [([3], False), ([8], False), ([0, 4, 8], True), (list(range(9)), True)])
+def test_some_places_of_a_layer_are_those_of_the_whole(places, learns, block):
+    g = torch.Generator().manual_seed(2)
+    layer = EncoderLayer(32, 2, 48, 0.2, block).eval()
+    for parameter in layer.parameters():
+        parameter.data.add_(torch.randn(parameter.shape, generator=g), alpha=0.1)
+    x, mask = torch.randn(4, 9, 32, generator=g), torch.ones(4, 9, 9, dtype=torch.bool).tril()
+    with torch.set_grad_enabled(learns):
+        whole, some = layer(x, mask)[:, places], layer.at(x, x[:, places], mask[:, places])
+    assert some.requires_grad == learns
+    assert_near([some.detach()], [whole.detach()], 1e-5)

@@ -233,18 +233,27 @@ void attend(const Task& t, const Attention& a, const Block& block, Memory<P, Q>&
     }
     const bool drops = t.dropout(a.side, a.k, a.site()).dropped;
     const float* kept = drops ? memory.kept : weights + head * block.n * wide;
-    for (long i = 0; i < block.n; i += together) {
+    // In the absorbed form (which drops nothing) a query's heads mix the same values: the last of them brings all.
+    for (long i = 0; i < block.n && (!t.absorbed || head + 1 == t.heads); i += together) {
       const History<P, Q>& history = memory.histories[((block.first + i) / t.m - row) * SIDES + a.source];
-      memory.attention.times(kept + i * wide, wide, history.reading(t, a.reader, head).values, nullptr, mixed + i * qw + head * kw, qw,
-                             together, kw, l);
+      const auto values = history.reading(t, a.reader, head).values;
+      if (t.absorbed)
+        memory.attention.times(weights + i * wide, block.n * wide, values, nullptr, mixed + i * qw, kw, t.heads, kw, l);
+      else
+        memory.attention.times(kept + i * wide, wide, values, nullptr, mixed + i * qw + head * kw, qw, together, kw, l);
     }
+    if (t.absorbed) continue;
     for (long i = 0; i < block.n; i++)
       for (long o = 0; o <= a.k; o++) {
-        const Step& own = memory.at(o, a.source);
-        const long stride = t.absorbed ? t.d : t.own_columns();
-        add_scaled(kept[i * wide + l + o], own.own_value(t, a.reader) + i * stride + apart, kw, mixed + i * qw + head * kw);
+        const float* own = memory.at(o, a.source).own_value(t, a.reader) + i * t.own_columns() + apart;
+        add_scaled(kept[i * wide + l + o], own, kw, mixed + i * qw + head * kw);
       }
   }
+  if (!t.absorbed) return;
+  for (long i = 0; i < block.n; i++)
+    for (long o = 0; o <= a.k; o++)
+      for (long head = 0; head < t.heads; head++)
+        add_scaled(weights[(head * block.n + i) * wide + l + o], memory.at(o, a.source).e + i * t.d, t.d, mixed + i * qw + head * kw);
 }
 
 // y = norm(x + dropout(update)) of n rows, the first of which is ``first`` of all; an update of null is zero.

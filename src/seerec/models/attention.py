@@ -174,6 +174,16 @@ class EncoderLayer(nn.Module):
         norms = [x for norm in (first, second) for x in (norm.weight, norm.bias)]
         return (*found[:4], *norms[:2], *found[4:], *norms[2:]), (first.eps, second.eps)
 
+    def at(self, x_BLD: Tensor, some_BMD: Tensor, visible_BML: Tensor) -> Tensor:
+        """What the layer makes of some of its inputs alone, B M D; where they are few and nothing is learnt, ``Absorbed``."""
+        attention: Attention | Absorbed = self.attention
+        learns = torch.is_grad_enabled() or self.training
+        if not learns and 2 * some_BMD.shape[1] * attention.heads <= x_BLD.shape[1]:
+            attention = Absorbed(self.attention)
+        query, history = attention.query(self.context(some_BMD)), attention.keys_values(self.context(x_BLD))
+        update, _ = attention.attend(query, history, visible_BML)
+        return self.feed(self.join(some_BMD, update, self.norm_attention))
+
     def read(self, x_BMD: Tensor, history: KeysValues, visible_BML: Tensor, own: Own = ()) -> Tensor:
         """The whole layer for M queries that read a history (and each something of its own), which are already projected."""
         update = self.attention(self.context(x_BMD), history, visible_BML, own)

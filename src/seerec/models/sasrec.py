@@ -87,19 +87,29 @@ class SASRec(SequentialRecommender[SequenceState]):
         nn.init.normal_(self.position, std=0.02)
 
     def encode(self, batch: Batch) -> SequenceState:
-        """Encode the events once; gather each target's state."""
+        """Encode the events once; the last block makes the targets' states alone, where they are fewer than events."""
         sequence = self.sequence(batch)
-        return SequenceState(sequence.reach.gather(self.states(sequence)), self.user(batch))
+        last, reach = self.blocks[-1], sequence.reach
+        if not isinstance(last, EncoderLayer) or reach.last.shape[1] >= reach.position.shape[1]:
+            return SequenceState(reach.gather(self.states(sequence)), self.user(batch))
+        x = self.before_last(sequence)
+        states = last.at(x, reach.gather(x), reach.visible) * reach.any.unsqueeze(2)
+        return SequenceState(self.norm(states) * reach.any.unsqueeze(2), self.user(batch))
 
     def states(self, sequence: Sequence) -> Tensor:
         """F, B L D: each event encoded with those before it."""
+        mask, present = history_mask(sequence.present, causal=True), sequence.present.unsqueeze(2)
+        return self.norm(self.blocks[-1](self.before_last(sequence), mask) * present)
+
+    def before_last(self, sequence: Sequence) -> Tensor:
+        """The same before the last block, B L D."""
         tokens, present, reach = sequence
         x = tokens * self.config.width**0.5 if self.config.scale else tokens
         x = dropout(x + self.position[reach.position], self.config.dropout, self.training) * present.unsqueeze(2)
         mask = history_mask(present, causal=True)
-        for block in self.blocks:
+        for block in list(self.blocks)[:-1]:
             x = block(x, mask) * present.unsqueeze(2)
-        return self.norm(x)
+        return x
 
     def objective(self, batch: Batch, state: SequenceState, kind: Kind = "group") -> dict[str, Tensor]:
         """``original``: see ``original_loss``."""
