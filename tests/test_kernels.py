@@ -7,7 +7,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seerec.kernels import attend, averages, dropout, encodes, join_norm, mean_of_rows, relu_dropout
+from seerec.kernels import (
+    attend,
+    averages,
+    dropout,
+    encodes,
+    has_halves,
+    join_norm,
+    mean_of_rows,
+    products_in,
+    relu_dropout,
+)
 from seerec.kernels import library as loading
 from seerec.kernels.attention import _attend_in_torch
 from seerec.kernels.draws import Draws, draw, factors_like
@@ -304,3 +314,16 @@ def test_some_places_of_a_layer_are_those_of_the_whole(places, learns, block):
         whole, some = layer(x, mask)[:, places], layer.at(x, x[:, places], mask[:, places])
     assert some.requires_grad == learns
     assert_near([some.detach()], [whole.detach()], 1e-5)
+
+
+@pytest.mark.skipif(not has_halves(), reason="no AMX here")
+@pytest.mark.parametrize(("length", "width", "heads"), [(30, 64, 2), (33, 32, 2), (5, 64, 1)])
+def test_a_whole_layer_in_halves_is_near(length, width, heads):
+    layer = EncoderLayer(width, heads, 48, 0.2).eval()
+    x, mask = torch.randn(7, length, width), torch.ones(7, length, length, dtype=torch.bool).tril()
+    with torch.no_grad():
+        exact = layer(x, mask)
+        with products_in("bf16"):
+            near = layer(x, mask)
+    assert not torch.equal(near, exact)
+    assert (near - exact).norm() < 0.02 * exact.norm()

@@ -1,14 +1,14 @@
 // A whole encoder layer over short histories, and means of table rows, where no gradient follows.
 //
 // One history at a time: between its first and its last tensor nothing leaves the cache of one core. Axes: B histories, L slots,
-// h heads of e columns, D = h e, F columns of the feed-forward network; D, e and F are multiples of WIDE. Matrices are given as
-// input columns x output columns.
+// h heads of e columns, D = h e, F columns of the feed-forward network; D, e and F are multiples of WIDE.
 
 #include <algorithm>
 
 #include "products.h"
 
 namespace seerec {
+namespace {
 
 struct Norm {
   const float *gain, *shift;
@@ -31,22 +31,22 @@ struct Norm {
 
 struct Layer {
   long d, heads, inner;
-  const float *in, *in_bias;  // D x 3D: queries, keys, values
-  const float *out, *out_bias;  // D x D
-  Norm norm_attention;
-  const float *feed_in, *feed_in_bias;  // D x F
-  const float *feed_out, *feed_out_bias;  // F x D
-  Norm norm_feed;
+  Linear in, out, feed_in, feed_out;  // in: queries, keys, values
+  Norm norm_attention, norm_feed;
 };
 
+template <class P>
 void encode(const Layer& layer, long b, long l, const float* x, const uint8_t* visible, float* y, int threads) {
   const long d = layer.d, e = d / layer.heads, lp = padded(l), wide = std::max(3 * d, layer.inner);
   const float scale = 1 / std::sqrt(static_cast<float>(e));
+  const Maps<P> maps({layer.in, layer.out, layer.feed_in, layer.feed_out}, false);
 #pragma omp parallel num_threads(threads)
   {
-    Room room(l * wide + e * lp + l * lp + 3 * l * d + lp);
+    P products(std::max({d, layer.inner, l}));
+    Room room(l * wide + P::room(e, l) + P::room(l, e) + l * lp + 3 * l * d + lp);
     float* projected = room.take(l * wide);  // queries, keys, values; then the inner columns of the feed-forward network
-    float* keys = room.take(e * lp);
+    float* keys_room = room.take(P::room(e, l));
+    float* values_room = room.take(P::room(l, e));
     float* logits = room.take(l * lp);
     float* mixed = room.take(l * d);
     float* update = room.take(l * d);
@@ -55,11 +55,11 @@ void encode(const Layer& layer, long b, long l, const float* x, const uint8_t* v
 #pragma omp for schedule(static)
     for (long row = 0; row < b; row++) {
       const float* given = x + row * l * d;
-      affine(given, d, layer.in, 3 * d, layer.in_bias, projected, 3 * d, l, 3 * d, d);
+      maps[0].apply(products, given, projected, l);
       for (long head = 0; head < layer.heads; head++) {
         const float* query = projected + head * e;
-        load_transposed(query + d, 3 * d, l, e, keys, lp);
-        affine(query, 3 * d, keys, lp, nullptr, logits, lp, l, lp, e);
+        const auto keys = P::turned(query + d, 3 * d, e, l, keys_room);
+        products.times(query, 3 * d, keys, nullptr, logits, lp, l, l, e);
         for (long i = 0; i < l; i++) {
           float* p = logits + i * lp;
           std::memcpy(seen.data(), visible + (row * l + i) * l, l);
@@ -78,13 +78,13 @@ void encode(const Layer& layer, long b, long l, const float* x, const uint8_t* v
           const float total = sum(totals), by = total > 0 ? 1 / total : 0;
           for (long j = 0; j < lp; j += WIDE) put(p + j, at(p + j) * by);
         }
-        affine(logits, lp, query + 2 * d, 3 * d, nullptr, mixed + head * e, d, l, e, l);
+        products.times(logits, lp, P::right(query + 2 * d, 3 * d, l, e, values_room), nullptr, mixed + head * e, d, l, e, l);
       }
-      affine(mixed, d, layer.out, d, layer.out_bias, update, d, l, d, d);
+      maps[1].apply(products, mixed, update, l);
       for (long i = 0; i < l; i++) layer.norm_attention.join(given + i * d, update + i * d, d, joined + i * d);
-      affine(joined, d, layer.feed_in, layer.inner, layer.feed_in_bias, projected, layer.inner, l, layer.inner, d);
+      maps[2].apply(products, joined, projected, l);
       for (long j = 0; j < l * layer.inner; j += WIDE) put(projected + j, at(projected + j) > 0 ? at(projected + j) : Floats{});
-      affine(projected, layer.inner, layer.feed_out, d, layer.feed_out_bias, update, d, l, d, layer.inner);
+      maps[3].apply(products, projected, update, l);
       for (long i = 0; i < l; i++) layer.norm_feed.join(joined + i * d, update + i * d, d, y + (row * l + i) * d);
     }
   }
@@ -111,17 +111,19 @@ void mean_of_rows(const float* table, long d, const int64_t* ids, long n, long w
   }
 }
 
+}  // namespace
 }  // namespace seerec
 
 #define SEEREC extern "C" __attribute__((visibility("default")))
 
-// ``sizes``: B L D h F. ``weights``: the matrices and vectors in ``Layer``'s order.
+// ``sizes``: B L D h F, whether in halves. ``weights``: matrix (outputs x inputs) and bias of the four layers, gain and shift of both norms.
 SEEREC void seerec_encode(const long* sizes, const float* x, const uint8_t* visible, const float* const* weights, float epsilon_attention,
                           float epsilon_feed, float* y, int threads) {
   const float* const* w = weights;
-  const seerec::Layer layer{sizes[2], sizes[3], sizes[4], w[0], w[1], w[2], w[3], {w[4], w[5], epsilon_attention},
-                            w[6], w[7], w[8], w[9], {w[10], w[11], epsilon_feed}};
-  seerec::encode(layer, sizes[0], sizes[1], x, visible, y, threads);
+  const long d = sizes[2], f = sizes[4];
+  const seerec::Layer layer{d, sizes[3], f, {w[0], w[1], d, 3 * d}, {w[2], w[3], d, d}, {w[4], w[5], d, f}, {w[6], w[7], f, d},
+                            {w[8], w[9], epsilon_attention}, {w[10], w[11], epsilon_feed}};
+  (sizes[5] ? seerec::encode<seerec::Half> : seerec::encode<seerec::Full>)(layer, sizes[0], sizes[1], x, visible, y, threads);
 }
 
 SEEREC void seerec_mean_of_rows(const float* table, long d, const int64_t* ids, long n, long w, float* y, int threads) {

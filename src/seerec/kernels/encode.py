@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from seerec.kernels.library import address, functions, longs, pointers, serves, threads
+from seerec.kernels.precision import in_halves
 
 _WIDE = 16
 """Every width must be a multiple of the kernel's vectors."""
@@ -24,15 +25,15 @@ def encode(
 ) -> Tensor:
     """The post-norm layer of ``EncoderLayer`` without dropout: a = norm(x + attention), norm(a + W2 relu(W1 a)).
 
-    ``weights``: the matrix (of inputs x outputs) and bias of queries, keys and values side by side, and of the attention's
-    output; gain and shift of the first norm; matrix and bias of W1, of W2; gain and shift of the second norm.
+    ``weights``: matrix and bias of queries, keys and values side by side, of the attention's output, of W1 and of W2; gain
+    and shift of the first norm and of the second.
     """
     b, length, d = x_BLD.shape
     x, visible = x_BLD.contiguous(), visible_BLL.contiguous()
     kept = [weight.contiguous() for weight in weights]
     y = torch.empty_like(x)
     functions().seerec_encode(
-        longs((b, length, d, heads, inner)), address(x), address(visible), pointers(kept), ctypes.c_float(epsilons[0]),
+        longs((b, length, d, heads, inner, int(in_halves()))), address(x), address(visible), pointers(kept), ctypes.c_float(epsilons[0]),
         ctypes.c_float(epsilons[1]), address(y), threads(x.numel()),
     )  # fmt: skip
     return y

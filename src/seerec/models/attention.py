@@ -170,9 +170,8 @@ class EncoderLayer(nn.Module):
         first, second = cast(nn.LayerNorm, self.norm_attention), cast(nn.LayerNorm, self.norm_feed)
         attention, found = self.attention, []
         for layers in ((attention.query, attention.key, attention.value), (attention.out,), (self.feed_in,), (self.feed_out,)):
-            found += [torch.cat([x.weight for x in layers]).T, torch.cat([x.bias for x in layers])]
-        norms = [x for norm in (first, second) for x in (norm.weight, norm.bias)]
-        return (*found[:4], *norms[:2], *found[4:], *norms[2:]), (first.eps, second.eps)
+            found += [torch.cat([x.weight for x in layers]), torch.cat([x.bias for x in layers])]
+        return (*found, *(x for norm in (first, second) for x in (norm.weight, norm.bias))), (first.eps, second.eps)
 
     def at(self, x_BLD: Tensor, some_BMD: Tensor, visible_BML: Tensor) -> Tensor:
         """What the layer makes of some of its inputs alone, B M D; where they are few and nothing is learnt, ``Absorbed``."""
