@@ -32,9 +32,10 @@ def encode(
     x, visible = x_BLD.contiguous(), visible_BLL.contiguous()
     kept = [weight.contiguous() for weight in weights]
     y = torch.empty_like(x)
+    sizes = b, length, d, heads, inner, int(in_halves())
     functions().seerec_encode(
-        longs((b, length, d, heads, inner, int(in_halves()))), address(x), address(visible), pointers(kept), ctypes.c_float(epsilons[0]),
-        ctypes.c_float(epsilons[1]), address(y), threads(x.numel()),
+        longs(sizes), address(x), address(visible), pointers(kept), ctypes.c_float(epsilons[0]), ctypes.c_float(epsilons[1]),
+        address(y), threads(x.numel()),
     )  # fmt: skip
     return y
 
