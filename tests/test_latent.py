@@ -213,3 +213,11 @@ def test_few_candidates_that_learn_are_scored_apart(monkeypatch):
     model, given = model_of({}).train(), batch(rows=5, candidates=2)
     monkeypatch.setattr(LCRSER, "_score_at_once", None)
     assert model.score(model.encode(given), model.items(given.candidates)).requires_grad
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("settings", [{"hidden": []}, {"attention": "mlp"}, {"aggregation": "mean"}, {"width": 24}], ids=str)
+def test_other_forms_are_scored_apart(settings, monkeypatch):
+    model, given = model_of(settings).eval(), batch(rows=5, candidates=12)
+    monkeypatch.setattr(LCRSER, "_score_at_once", None)
+    assert model.score(model.encode(given), model.items(given.candidates)).isfinite().all()

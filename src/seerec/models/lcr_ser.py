@@ -315,6 +315,7 @@ class LCRSER(ReasoningRecommender[LCRState]):
         """Whether one kernel does eq. 8 and 10; where few candidates learn, it has too little to share."""
         config = self.config
         plain = config.aggregation == "target" and config.attention in ("bilinear", "dot") and not config.perturb_history
+        plain = plain and (config.scorer == "dot" or len(config.hidden) > 0)
         assert state.run_start is not None
         few = items_BTCD.shape[2] < _FEW and torch.is_grad_enabled()
         return plain and not few and scores(items_BTCD, state.run_start["r"].shape[2])
