@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
@@ -11,7 +12,8 @@ from seerec.kernels import library as loading
 
 Precision = Literal["fp32", "bf16"]
 
-_now: Precision = "fp32"
+_now: ContextVar[Precision] = ContextVar("precision", default="fp32")
+"""Of this thread: another one may be answering a question meanwhile."""
 
 
 def has_halves() -> bool:
@@ -43,14 +45,13 @@ def choose(asked: Literal["auto", "bf16", "fp32"], place: torch.device) -> tuple
 @contextmanager
 def products_in(precision: Precision) -> Iterator[None]:
     """Within, kernels multiply in this precision; ``bf16`` only after ``has_halves``."""
-    global _now
-    before, _now = _now, precision
+    token = _now.set(precision)
     try:
         yield
     finally:
-        _now = before
+        _now.reset(token)
 
 
 def in_halves() -> bool:
     """Whether they do so now."""
-    return _now == "bf16"
+    return _now.get() == "bf16"

@@ -9,7 +9,8 @@
 
 #include "vector.h"
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && defined(__linux__) && __GNUC__ >= 11
+#define SEEREC_HAS_TILES  // as far as the compiler is concerned
 #include <cpuid.h>
 #include <immintrin.h>
 #include <sys/syscall.h>
@@ -172,7 +173,7 @@ inline void pairs_across(const float* from, long from_row, long n, long k, float
     }
 }
 
-#if defined(__x86_64__)
+#ifdef SEEREC_HAS_TILES
 #define SEEREC_TILES __attribute__((target("amx-tile,amx-bf16")))
 
 // Whether the processor has tiles and the system lets this process use them.
