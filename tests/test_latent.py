@@ -1,5 +1,7 @@
 """LCR-SER's recursion and its scoring, each as one operation, against their pieces: values, gradients, draws, threads, bf16."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.models.synthetic import ITEMS, ROOM, R, S, batch, vocabulary
@@ -221,3 +223,22 @@ def test_other_forms_are_scored_apart(settings, monkeypatch):
     model, given = model_of(settings).eval(), batch(rows=5, candidates=12)
     monkeypatch.setattr(LCRSER, "_score_at_once", None)
     assert model.score(model.encode(given), model.items(given.candidates)).isfinite().all()
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_under_autocast_the_pieces_do_it(learns):
+    model, given = model_of({}).train(learns), batch(rows=5, candidates=12, targets=1)
+    with torch.set_grad_enabled(learns), torch.autocast("cpu", torch.bfloat16):
+        state = model.encode(given)
+        assert not is_one_operation(model.config, state.start, state.layer_inputs)
+        assert model.score(state, model.items(given.candidates)).isfinite().all()
+
+
+def test_a_kernel_does_not_read_what_is_no_float():
+    model, given = model_of({}).eval(), batch(rows=5, candidates=12)
+    with torch.no_grad():
+        state, items = model.encode(given), model.items(given.candidates)
+        short = replace(state, user=state.user.bfloat16())
+        model.mlp.bfloat16()
+        with pytest.raises(TypeError, match="reads fp32"):
+            model.score(short, items)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from seerec.kernels.draws import Draws
-from seerec.kernels.library import functions, longs, pointers, serves, threads
+from seerec.kernels.library import functions, in_fp32, longs, pointers, serves_whole, threads
 from seerec.kernels.precision import in_halves
 
 _WIDE = 16
@@ -53,7 +53,7 @@ def whole(x: Tensor) -> Tensor:
 
 def scores(items: Tensor, rollouts: int) -> bool:
     """Whether ``score_candidates`` can take such candidates; of one catalogue for all targets (1 1 C D) there is no gradient."""
-    fits = items.shape[3] % _WIDE == 0 and items.numel() > 0 and items.dtype == torch.float32 and serves(items)
+    fits = items.shape[3] % _WIDE == 0 and items.numel() > 0 and serves_whole(items)
     return fits and (items.shape[:2] != (1, 1) or (rollouts == 1 and not torch.is_grad_enabled()))
 
 
@@ -90,6 +90,7 @@ class _Score(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, shape: _Shape, visible_s: Tensor, visible_r: Tensor, *tensors: Tensor) -> Tensor:
+        in_fp32(*tensors)
         tensors = tuple(x.contiguous() for x in tensors)
         visible = visible_s.contiguous(), visible_r.contiguous()
         out = tensors[0].new_empty(*tensors[1].shape[:3], tensors[4].shape[2])

@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from seerec.kernels.library import address, functions, longs, pointers, serves, threads
+from seerec.kernels.library import address, functions, longs, pointers, serves, serves_whole, threads
 from seerec.kernels.precision import in_halves
 
 _WIDE = 16
@@ -15,9 +15,9 @@ _WIDE = 16
 def encodes(x_BLD: Tensor, visible_BLL: Tensor, heads: int, inner: int) -> bool:
     """Whether ``encode`` can take these."""
     d = x_BLD.shape[2]
-    fits = all(width % _WIDE == 0 for width in (d, d // heads, inner)) and x_BLD.dtype == torch.float32
+    fits = all(width % _WIDE == 0 for width in (d, d // heads, inner))
     whole = visible_BLL.dtype == torch.bool and visible_BLL.shape == (*x_BLD.shape[:2], x_BLD.shape[1])
-    return fits and whole and x_BLD.numel() > 0 and not torch.is_grad_enabled() and serves(x_BLD)
+    return fits and whole and x_BLD.numel() > 0 and not torch.is_grad_enabled() and serves_whole(x_BLD)
 
 
 def encode(

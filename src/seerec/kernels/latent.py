@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from seerec.kernels.draws import Draws
-from seerec.kernels.library import functions, longs, pointers, serves, threads
+from seerec.kernels.library import functions, in_fp32, longs, pointers, serves_whole, threads
 from seerec.kernels.precision import in_halves
 
 _WIDE = 16
@@ -62,7 +62,7 @@ class Recursion(NamedTuple):
 def recurs(width: int, heads: int, inner: int, *tensors: Tensor) -> bool:
     """Whether ``recur`` can take such sizes and states (which are not empty)."""
     wide = all(x % _WIDE == 0 for x in (width, width // heads, inner))
-    return wide and all(x.dtype == torch.float32 and x.numel() > 0 for x in tensors) and serves(*tensors)
+    return wide and all(x.numel() > 0 for x in tensors) and serves_whole(*tensors)
 
 
 def recur(
@@ -106,6 +106,7 @@ class _Recur(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, shape: _Shape, visible_s: Tensor, visible_r: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+        in_fp32(*leaves)
         leaves = tuple(x.contiguous() for x in leaves)
         visible = visible_s.contiguous(), visible_r.contiguous()
         sides = leaves[:_LEAVES], leaves[_LEAVES:]

@@ -52,6 +52,17 @@ def serves(*tensors: Tensor) -> bool:
     return first in (torch.float32, torch.bfloat16) and all(t.dtype == first and t.device.type == "cpu" for t in tensors)
 
 
+def serves_whole(*tensors: Tensor) -> bool:
+    """Whether an operation made of many products can be done: all in fp32, which autocast would not leave so."""
+    return all(x.dtype == torch.float32 for x in tensors) and serves(*tensors) and not torch.is_autocast_enabled("cpu")
+
+
+def in_fp32(*tensors: Tensor) -> None:
+    """Raise TypeError for a tensor that the kernels would read as what it is not."""
+    if any(x.dtype != torch.float32 for x in tensors):
+        raise TypeError(f"the kernel reads fp32, and was given {', '.join(sorted({str(x.dtype) for x in tensors}))}")
+
+
 def functions() -> ctypes.CDLL:
     """The kernels, after ``serves`` has said yes."""
     assert library.functions is not None

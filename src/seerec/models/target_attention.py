@@ -63,7 +63,8 @@ class Mixture(NamedTuple):
         """``onto`` plus the head's mixture of these values."""
         b, t, n, _, c, _ = self.weights.shape
         length, width = history_BLH.shape[1:]
-        weights = self.weights[:, :, :, head]
+        # Autocast gives products 16 bits and leaves a softmax its 32, and adding up in place takes one type.
+        weights, history_BLH, own_BTNKH = (x.to(onto.dtype) for x in (self.weights[:, :, :, head], history_BLH, own_BTNKH))
         total = onto.expand(b, t, n, c, width).contiguous().view(b, t * n * c, width)
         if length:
             total = total.baddbmm_(weights[..., :length].reshape(b, -1, length), history_BLH)
