@@ -84,11 +84,6 @@ inline void product(const float* a, long a_row, long a_column, const float* b, l
   blocks(rows_of_blocks<1>, WIDE);
 }
 
-// C = A B + bias of rows that lie one after the other.
-inline void affine(const float* a, long a_row, const float* b, long b_row, const float* bias, float* c, long c_row, long m, long n, long k) {
-  product(a, a_row, 1, b, b_row, bias, c, c_row, m, n, k, false);
-}
-
 struct Full {
   struct Right {
     const float* data;
