@@ -1,5 +1,6 @@
 """Arrays in files of NumPy's format, larger than memory should hold."""
 
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+_parsing = threading.Lock()
+"""NumPy parses an array's header as Python, and CPython 3.11 cannot do that on two threads at once: now and then it fails with
+"AST constructor recursion depth mismatch"."""
+
+
 def read_array(file: Path) -> NDArray[Any]:
     """A mapped array. ``numpy.load`` would also open archives, and leave a damaged file open."""
-    array: NDArray[Any] = np.lib.format.open_memmap(file, mode="r")
+    with _parsing:
+        array: NDArray[Any] = np.lib.format.open_memmap(file, mode="r")
     return array
 
 
