@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-
 _parsing = threading.Lock()
 """NumPy parses an array's header as Python, and CPython 3.11 cannot do that on two threads at once: now and then it fails with
 "AST constructor recursion depth mismatch"."""
