@@ -62,11 +62,9 @@ def score_candidates(items: Tensor, sides: Sequence[States], network: Network | 
 
     ``items``: B T C D, or one catalogue for all targets, 1 1 C D.
     """
-    b, t = sides[0].own.shape[:2]
-    one_target = (b, t) == (1, 1)
-    shared = items.shape[:2] == (1, 1) and (not one_target or not torch.is_grad_enabled())
+    shared = items.shape[:2] == (1, 1)
     none = items.new_empty(0, items.shape[3])
-    first = [network.known, network.of_item] if network else [items.new_empty(b, 0), none]
+    first = [network.known, network.of_item] if network else [items.new_empty(len(sides[0].own), 0), none]
     of_v = [side.of_v if network else none for side in sides]
     later, draws = (network.later, network.draws) if network else ((), ())
     states = [x for side in sides for x in (side.x, side.own)]

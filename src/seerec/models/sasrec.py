@@ -93,8 +93,8 @@ class SASRec(SequentialRecommender[SequenceState]):
         if not isinstance(last, EncoderLayer) or reach.last.shape[1] >= reach.position.shape[1]:
             return SequenceState(reach.gather(self.states(sequence)), self.user(batch))
         x = self.before_last(sequence)
-        states = last.at(x, reach.gather(x), reach.visible) * reach.any.unsqueeze(2)
-        return SequenceState(self.norm(states) * reach.any.unsqueeze(2), self.user(batch))
+        states = self.norm(last.at(x, reach.gather(x), reach.visible))
+        return SequenceState(states * reach.any.unsqueeze(2), self.user(batch))
 
     def states(self, sequence: Sequence) -> Tensor:
         """F, B L D: each event encoded with those before it."""
